@@ -1,0 +1,90 @@
+//! What a case asks for, beside the usual.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+/// From the beginning of a case's body to its end, unless it says otherwise.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// What a case asks for.
+#[derive(Debug, Clone)]
+pub struct CaseOptions {
+    pub(super) server: bool,
+    pub(super) provider: Option<Map<String, Value>>,
+    pub(super) server_arguments: Vec<String>,
+    pub(super) server_environment: BTreeMap<String, String>,
+    pub(super) deadline: Duration,
+    pub(super) pod_quota: u32,
+}
+
+impl Default for CaseOptions {
+    fn default() -> Self {
+        Self {
+            server: true,
+            provider: Some(Map::new()),
+            server_arguments: Vec::new(),
+            server_environment: BTreeMap::new(),
+            deadline: DEADLINE,
+            pod_quota: 80,
+        }
+    }
+}
+
+impl CaseOptions {
+    /// A namespace, a database, a server with short heartbeats, and a provider named `kind`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A namespace with its policies and nothing else: no database, server or provider.
+    #[must_use]
+    pub fn cluster_only() -> Self {
+        Self { server: false, provider: None, ..Self::default() }
+    }
+
+    /// A server to which the case registers providers itself.
+    #[must_use]
+    pub fn without_provider(mut self) -> Self {
+        self.provider = None;
+        self
+    }
+
+    /// Sets a field of the provider's configuration, over the harness's own choice.
+    #[must_use]
+    pub fn provider(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.provider.get_or_insert_default().insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// Adds an argument of `hodei-server` with its value; the last one of a name counts.
+    #[must_use]
+    pub fn server_argument(mut self, flag: &str, value: impl Into<String>) -> Self {
+        self.server_arguments.retain(|argument| !argument.starts_with(&format!("{flag}=")));
+        self.server_arguments.push(format!("{flag}={}", value.into()));
+        self
+    }
+
+    /// Sets a variable of `hodei-server`.
+    #[must_use]
+    pub fn server_variable(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.server_environment.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Gives the case's body this long in all, instead of three minutes.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// At most this many pods in the namespace.
+    #[must_use]
+    pub fn pod_quota(mut self, pods: u32) -> Self {
+        self.pod_quota = pods;
+        self
+    }
+}

@@ -1,0 +1,304 @@
+//! The catalogue of cases: what is promised, at which layer, and which test proves it.
+//!
+//! Data only. How cases are run is `runner`'s, what their outcomes mean is `verdict`'s.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Classify, FailureClass, HarnessError, Result};
+
+/// Layers, in the order in which reports list them: a failure in one explains those after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    /// The cluster, its policies and the way to the host.
+    Infra,
+    /// One-time passwords and sessions.
+    Registration,
+    /// One worker, from create to gone.
+    Lifecycle,
+    /// One job, from submit to result.
+    FullJob,
+    /// Many workers and jobs.
+    MultiWorker,
+    /// Nothing stays behind.
+    Cleanup,
+    /// Faults injected on purpose.
+    Faults,
+}
+
+impl Layer {
+    /// All of them, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Infra,
+        Self::Registration,
+        Self::Lifecycle,
+        Self::FullJob,
+        Self::MultiWorker,
+        Self::Cleanup,
+        Self::Faults,
+    ];
+
+    /// The name used on the command line and in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Infra => "infra",
+            Self::Registration => "registration",
+            Self::Lifecycle => "lifecycle",
+            Self::FullJob => "full-job",
+            Self::MultiWorker => "multi-worker",
+            Self::Cleanup => "cleanup",
+            Self::Faults => "faults",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Layer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = text.replace('_', "-");
+        Self::ALL.into_iter().find(|layer| layer.as_str() == wanted).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|layer| layer.as_str()).collect();
+            format!("no layer {text:?}; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// Whether a case is part of every verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Always required.
+    Core,
+    /// Required where the cluster has the features it needs.
+    Extended,
+}
+
+/// One promise, and the test that proves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// `layer.name`; never changes its meaning.
+    pub id: String,
+    /// The promise, in one sentence.
+    pub title: String,
+    /// Where it belongs.
+    pub layer: Layer,
+    /// Whether it is always required.
+    pub profile: Profile,
+    /// What the cluster must have: `network-policy`, `multi-node`, `node-control`, …
+    #[serde(default)]
+    pub features: BTreeSet<String>,
+    /// The requirement it stands for: `HU-10.4`.
+    pub requirement: String,
+    /// The public bug it guards against: `argo#2711`.
+    #[serde(default)]
+    pub guards: Vec<String>,
+    /// `module::function` in the test binary.
+    pub test: String,
+}
+
+impl Case {
+    /// The id as a part of a DNS label: at most 36 characters, distinct for distinct ids.
+    #[must_use]
+    pub fn slug(&self) -> String {
+        slug(&self.id)
+    }
+}
+
+/// All cases, in the file's order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    /// The cases.
+    #[serde(rename = "case")]
+    pub cases: Vec<Case>,
+}
+
+/// Which cases are wanted; an empty list does not restrict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Of these layers.
+    pub layers: Vec<Layer>,
+    /// With these ids.
+    pub cases: Vec<String>,
+    /// Of these profiles.
+    pub profiles: Vec<Profile>,
+}
+
+impl Catalogue {
+    /// Where the catalogue is in a checkout.
+    #[must_use]
+    pub fn path(workspace: &Path) -> std::path::PathBuf {
+        workspace.join("suites/catalogue.toml")
+    }
+
+    /// Reads the catalogue of a checkout.
+    ///
+    /// # Errors
+    /// It cannot be read, or breaks a rule of [`Self::parse`].
+    pub fn read(workspace: &Path) -> Result<Self> {
+        let path = Self::path(workspace);
+        let subject = || format!("the catalogue {}", path.display());
+        let text =
+            std::fs::read_to_string(&path).classify(FailureClass::Harness, "read", subject())?;
+        Self::parse(&text).classify(FailureClass::Harness, "use", subject())
+    }
+
+    /// Understands a catalogue.
+    ///
+    /// # Errors
+    /// It is not TOML of this shape, an id or test is there twice, or an id does not begin with
+    /// its layer.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let catalogue: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let (mut ids, mut tests, mut slugs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for case in &catalogue.cases {
+            if !case.id.starts_with(&format!("{}.", case.layer)) {
+                return Err(format!(
+                    "case {} is not named after its layer {}",
+                    case.id, case.layer
+                ));
+            }
+            if !ids.insert(&case.id) || !slugs.insert(case.slug()) {
+                return Err(format!("case {} is there twice", case.id));
+            }
+            if !tests.insert(&case.test) {
+                return Err(format!("test {} stands for two cases", case.test));
+            }
+        }
+        Ok(catalogue)
+    }
+
+    /// The case of this id.
+    ///
+    /// # Errors
+    /// There is none; the error names close ones.
+    pub fn case(&self, id: &str) -> Result<&Case> {
+        self.cases.iter().find(|case| case.id == id).ok_or_else(|| {
+            let layer = id.split('.').next().unwrap_or_default();
+            let near: Vec<_> =
+                self.cases.iter().map(|c| c.id.as_str()).filter(|i| i.starts_with(layer)).collect();
+            HarnessError::new(
+                FailureClass::Harness,
+                "find",
+                format!("case {id}"),
+                "it is not in the catalogue",
+            )
+            .with_help(format!("add it to suites/catalogue.toml; there are: {}", near.join(", ")))
+        })
+    }
+
+    /// The cases that a selection means, in order.
+    ///
+    /// # Errors
+    /// A case is asked for by an id that does not exist, or nothing is selected.
+    pub fn select(&self, selection: &Selection) -> Result<Vec<&Case>> {
+        for id in &selection.cases {
+            self.case(id)?;
+        }
+        let chosen: Vec<_> = self
+            .cases
+            .iter()
+            .filter(|case| selection.layers.is_empty() || selection.layers.contains(&case.layer))
+            .filter(|case| selection.cases.is_empty() || selection.cases.contains(&case.id))
+            .filter(|c| selection.profiles.is_empty() || selection.profiles.contains(&c.profile))
+            .collect();
+        if chosen.is_empty() {
+            let cause = "no case is in all of what was asked for";
+            return Err(HarnessError::new(FailureClass::Harness, "select", "cases", cause));
+        }
+        Ok(chosen)
+    }
+}
+
+fn slug(id: &str) -> String {
+    let text: String = id
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    if text.len() <= 36 {
+        return text.trim_matches('-').to_owned();
+    }
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(id.as_bytes());
+    let tail: String = digest.iter().take(2).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{tail}", text[..31].trim_matches('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = r#"
+        [[case]]
+        id = "infra.nodes"
+        title = "Nodes are ready"
+        layer = "infra"
+        profile = "core"
+        requirement = "HU-10.1"
+        test = "infra::nodes"
+
+        [[case]]
+        id = "full-job.echo"
+        title = "A job runs"
+        layer = "full-job"
+        profile = "extended"
+        requirement = "HU-10.4"
+        test = "full_job::echo"
+    "#;
+
+    #[test]
+    fn a_selection_narrows_and_an_unknown_case_is_an_error() {
+        let catalogue = Catalogue::parse(TWO).unwrap();
+        let ids = |selection: Selection| -> Vec<String> {
+            catalogue.select(&selection).unwrap().iter().map(|case| case.id.clone()).collect()
+        };
+        assert_eq!(ids(Selection::default()).len(), 2);
+        let layers = vec!["full_job".parse().unwrap()];
+        assert_eq!(ids(Selection { layers, ..Default::default() }), ["full-job.echo"]);
+        let wrong = Selection { cases: vec!["infra.node".into()], ..Default::default() };
+        let error = catalogue.select(&wrong).unwrap_err();
+        assert!(error.help.unwrap().contains("infra.nodes"));
+        let none = Selection {
+            cases: vec!["infra.nodes".into()],
+            profiles: vec![Profile::Extended],
+            ..Default::default()
+        };
+        assert!(catalogue.select(&none).is_err());
+    }
+
+    #[test]
+    fn broken_catalogues_are_refused() {
+        for (from, to, says) in [
+            ("id = \"full-job.echo\"", "id = \"infra.nodes\"", "layer"),
+            ("full_job::echo", "infra::nodes", "two cases"),
+            ("profile = \"core\"", "profile = \"cor\"", "unknown variant"),
+            ("title", "titel", "unknown field"),
+        ] {
+            let error = Catalogue::parse(&TWO.replace(from, to)).unwrap_err();
+            assert!(error.contains(says), "{from} → {to}: {error}");
+        }
+    }
+
+    #[test]
+    fn slugs_are_short_and_distinct() {
+        assert_eq!(slug("full-job.echo"), "full-job-echo");
+        let (a, b) = (
+            slug(&format!("infra.{}a", "x".repeat(50))),
+            slug(&format!("infra.{}b", "x".repeat(50))),
+        );
+        assert!(a != b && a.len() <= 36, "{a} {b}");
+    }
+}

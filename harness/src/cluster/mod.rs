@@ -1,0 +1,236 @@
+//! The Kind cluster: created, reused, repaired or refused.
+//!
+//! A cluster is this tool's if the containers of its nodes are those that were written down
+//! when it was made. Any other cluster of the same name is refused and never touched. The
+//! kubeconfig is private to this tool; the user's own is never written.
+
+pub mod config;
+mod ownership;
+pub mod ready;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::config::ClusterSpec;
+use crate::cluster::ownership::{Mark, Ownership};
+use crate::engine::docker;
+use crate::failure::{Classify, FailureClass, HarnessError, Result};
+use crate::paths::Paths;
+use crate::process::Command;
+use crate::progress::Stage;
+use crate::record::{Action, Record};
+
+/// Names the cluster.
+pub const NAME_ENV: &str = "KIND_CLUSTER_NAME";
+/// The cluster's name unless the environment has another.
+pub const DEFAULT_NAME: &str = "hodei-e2e";
+/// The label by which Kind knows the containers of a cluster.
+const NODE_LABEL: &str = "io.x-k8s.kind.cluster";
+/// kubeadm on a slow machine.
+const CREATE_DEADLINE: Duration = Duration::from_secs(420);
+
+/// A cluster that is ready for use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindCluster {
+    /// Its name.
+    pub name: String,
+    /// The private kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The context in it.
+    pub context: String,
+    /// The names of its nodes, which are those of their containers.
+    pub nodes: Vec<String>,
+}
+
+/// The name that the environment asks for.
+#[must_use]
+pub fn name_from_environment() -> String {
+    std::env::var(NAME_ENV).ok().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAME.into())
+}
+
+/// The cluster of `spec`: reused if it is as wanted, else made.
+///
+/// # Errors
+/// A cluster of that name is not this tool's, or Kind or Kubernetes failed. What was made half
+/// is gone again when this returns an error.
+pub async fn ensure(
+    paths: &Paths,
+    kind: &Path,
+    spec: &ClusterSpec,
+    recreate: bool,
+    record: &mut Record,
+    stage: &Stage,
+) -> Result<KindCluster> {
+    let mut why = "created".to_owned();
+    match ownership::examine(paths, &spec.name, stage).await? {
+        Ownership::Absent => {}
+        Ownership::Foreign(reason) => return Err(refuse(&spec.name, &reason)),
+        Ownership::HalfMade => {
+            why = "made again: the last attempt was cut short".into();
+            delete(paths, kind, &spec.name, record, stage).await?;
+        }
+        Ownership::Ours(mark) if recreate || mark.tag != spec.tag() => {
+            let reason = if recreate { "as asked" } else { "image or configuration changed" };
+            why = format!("made again: {reason}");
+            delete(paths, kind, &spec.name, record, stage).await?;
+        }
+        Ownership::Ours(mark) => match reuse(paths, kind, spec, mark, stage).await {
+            Ok(cluster) => return Ok(cluster),
+            Err(error) if error.is_interrupted() => return Err(error),
+            Err(error) => {
+                why = format!("made again: {}", error.source);
+                delete(paths, kind, &spec.name, record, stage).await?;
+            }
+        },
+    }
+    let created = create(paths, kind, spec, record, stage).await;
+    let cluster = match created {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            // The stage's own cancellation must not stop the clean-up after it.
+            let quiet = crate::progress::Progress::silent().unlisted();
+            if let Err(left) = delete(paths, kind, &spec.name, record, &quiet).await {
+                tracing::warn!(%left, "the half-made cluster could not be removed");
+            }
+            return Err(error);
+        }
+    };
+    stage.note(why);
+    Ok(cluster)
+}
+
+async fn reuse(
+    paths: &Paths,
+    kind: &Path,
+    spec: &ClusterSpec,
+    mark: Mark,
+    stage: &Stage,
+) -> Result<KindCluster> {
+    let stopped: Vec<&str> =
+        mark.nodes.iter().filter(|node| !node.running).map(|node| node.name.as_str()).collect();
+    if !stopped.is_empty() {
+        stage.line("starting the nodes");
+        let start = docker(["start"]).args(&stopped).run(stage).await;
+        start.infrastructure("start", format!("nodes {}", stopped.join(", ")))?;
+    }
+    export_kubeconfig(paths, kind, &spec.name, stage).await?;
+    let cluster = describe(paths, &spec.name, &mark);
+    ready::await_ready(&cluster, stage).await?;
+    stage.note(if stopped.is_empty() { "reused" } else { "reused, nodes started again" });
+    Ok(cluster)
+}
+
+async fn create(
+    paths: &Paths,
+    kind: &Path,
+    spec: &ClusterSpec,
+    record: &mut Record,
+    stage: &Stage,
+) -> Result<KindCluster> {
+    stage.line("kind create cluster");
+    record.begin(Action::Cluster { name: spec.name.clone() })?;
+    ownership::begin(paths, spec)?;
+    let create = kind_command(kind)
+        .args(["create", "cluster", "--config", "-", "--wait", "0s"])
+        .args(["--name", &spec.name, "--image", &spec.image.reference])
+        .arg("--kubeconfig")
+        .arg(paths.kubeconfig(&spec.name))
+        .stdin_bytes(spec.render())
+        .deadline(CREATE_DEADLINE)
+        .log_to(paths.log("kind"));
+    create.run(stage).await.infrastructure("create", format!("cluster {}", spec.name))?;
+    let mark = ownership::finish(paths, spec, stage).await?;
+    let cluster = describe(paths, &spec.name, &mark);
+    ready::await_ready(&cluster, stage).await?;
+    ready::label_owner(&cluster, &spec.tag()).await?;
+    let action = Action::Cluster { name: spec.name.clone() };
+    record.finish(&action, action.clone())?;
+    Ok(cluster)
+}
+
+/// Deletes the cluster called `name`, if it is there and this tool's.
+///
+/// # Errors
+/// It is not this tool's, or Kind failed.
+pub async fn delete(
+    paths: &Paths,
+    kind: &Path,
+    name: &str,
+    record: &mut Record,
+    stage: &Stage,
+) -> Result<()> {
+    if let Ownership::Foreign(reason) = ownership::examine(paths, name, stage).await? {
+        return Err(refuse(name, &reason));
+    }
+    stage.line(&format!("deleting cluster {name}"));
+    let kubeconfig = paths.kubeconfig(name);
+    let command = kind_command(kind).args(["delete", "cluster", "--name", name, "--kubeconfig"]);
+    let deleted = command
+        .arg(&kubeconfig)
+        .deadline(Duration::from_secs(120))
+        .log_to(paths.log("kind"))
+        .run(stage)
+        .await;
+    deleted.infrastructure("delete", format!("cluster {name}"))?;
+    ownership::forget(paths, name)?;
+    for leftover in [kubeconfig.clone(), kubeconfig.with_added_extension("lock")] {
+        match std::fs::remove_file(&leftover) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).infrastructure("remove", leftover.display().to_string());
+            }
+            _ => {}
+        }
+    }
+    record.forget(&Action::Cluster { name: name.to_owned() })
+}
+
+/// The IPv4 gateway of Kind's network: the host, as pods and nodes see it.
+///
+/// # Errors
+/// There is no such network, or it has no IPv4 gateway.
+pub async fn kind_network_gateway(stage: &Stage) -> Result<Ipv4Addr> {
+    let format = "{{range .IPAM.Config}}{{.Gateway}} {{end}}";
+    let inspect = docker(["network", "inspect", "kind", "--format", format]);
+    let subject = "the gateway of Kind's network";
+    let output = inspect.run(stage).await.classify(FailureClass::Network, "read", subject)?;
+    output.stdout.split_whitespace().find_map(|word| word.parse().ok()).ok_or_else(|| {
+        let cause = format!("no IPv4 address among {:?}", output.stdout.trim());
+        HarnessError::new(FailureClass::Network, "read", subject, cause)
+    })
+}
+
+async fn export_kubeconfig(paths: &Paths, kind: &Path, name: &str, stage: &Stage) -> Result<()> {
+    let get = kind_command(kind).args(["get", "kubeconfig", "--name", name]).run(stage).await;
+    let output = get.infrastructure("read", format!("the kubeconfig of {name}"))?;
+    crate::paths::write_atomically(&paths.kubeconfig(name), output.stdout.as_bytes(), 0o600)
+}
+
+fn describe(paths: &Paths, name: &str, mark: &Mark) -> KindCluster {
+    KindCluster {
+        name: name.to_owned(),
+        kubeconfig: paths.kubeconfig(name),
+        context: format!("kind-{name}"),
+        nodes: mark.nodes.iter().map(|node| node.name.clone()).collect(),
+    }
+}
+
+fn kind_command(kind: &Path) -> Command {
+    // Kind would write where KUBECONFIG points.
+    Command::new(kind).env_remove("KUBECONFIG").env("KIND_EXPERIMENTAL_PROVIDER", "docker")
+}
+
+fn refuse(name: &str, reason: &str) -> HarnessError {
+    HarnessError::new(
+        FailureClass::Infrastructure,
+        "use",
+        format!("cluster {name}"),
+        format!("this tool did not make it ({reason})"),
+    )
+    .with_help(format!(
+        "choose another name with {NAME_ENV}, or, if you do not need that cluster: \
+         kind delete cluster --name {name}"
+    ))
+}

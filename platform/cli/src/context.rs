@@ -1,0 +1,137 @@
+//! Which server is talked to: flags, environment, context file, defaults, in this order.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{ArgMatches, parser::ValueSource};
+use etcetera::BaseStrategy as _;
+use serde::{Deserialize, Serialize};
+
+use crate::{args::Connection, failure::Failure, view};
+
+/// Where a setting came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Source {
+    Flag,
+    Environment,
+    File(PathBuf),
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment => f.write_str("environment"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// One setting and its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
+    pub(crate) source: Source,
+}
+
+/// The server's addresses and whom to trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Context {
+    pub(crate) grpc: Setting<String>,
+    pub(crate) rest: Setting<String>,
+    pub(crate) ca_file: Setting<Option<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ContextFile {
+    grpc: Option<String>,
+    rest: Option<String>,
+    ca_file: Option<PathBuf>,
+}
+
+impl Context {
+    /// Finds every setting. `matches` tell flags from environment.
+    pub(crate) fn find(given: &Connection, matches: &ArgMatches) -> Result<Self, Failure> {
+        let (path, named) = match &given.context {
+            Some(path) => (Some(path.clone()), true),
+            None => (default_path(), false),
+        };
+        let file = match &path {
+            Some(path) if named || path.exists() => read(path)?,
+            _ => ContextFile::default(),
+        };
+        let from_file = Source::File(path.unwrap_or_default());
+        let source = |id: &str| match matches.value_source(id) {
+            Some(ValueSource::EnvVariable) => Source::Environment,
+            _ => Source::Flag,
+        };
+        let address = |id, given: &Option<String>, file: Option<String>, default: &str| {
+            let (value, source) = match (given, file) {
+                (Some(given), _) => (given.clone(), source(id)),
+                (None, Some(file)) => (file, from_file.clone()),
+                (None, None) => (default.to_owned(), Source::Default),
+            };
+            Setting { value: with_scheme(value), source }
+        };
+        let ca_file = match (&given.ca_file, file.ca_file) {
+            (Some(given), _) => Setting { value: Some(given.clone()), source: source("ca_file") },
+            (None, Some(file)) => Setting { value: Some(file), source: from_file.clone() },
+            (None, None) => Setting { value: None, source: Source::Default },
+        };
+        Ok(Self {
+            grpc: address("server", &given.server, file.grpc, "http://127.0.0.1:50051"),
+            rest: address("rest", &given.rest, file.rest, "http://127.0.0.1:8080"),
+            ca_file,
+        })
+    }
+
+    /// Each setting and its source, for a person.
+    pub(crate) fn describe(&self) -> String {
+        let ca_file = self.ca_file.value.as_ref().map(|path| path.display().to_string());
+        let rows = [
+            ("grpc", &self.grpc.value, &self.grpc.source),
+            ("rest", &self.rest.value, &self.rest.source),
+            ("ca_file", &ca_file.unwrap_or_else(|| "-".to_owned()), &self.ca_file.source),
+        ];
+        let rows =
+            rows.map(|(name, value, source)| [name.to_owned(), value.clone(), source.to_string()]);
+        view::table(Some(["SETTING", "VALUE", "FROM"].map(str::to_owned)), rows.to_vec())
+    }
+
+    /// The PEM of the authorities to trust, if any were named.
+    pub(crate) fn ca_pem(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(path) = &self.ca_file.value else { return Ok(None) };
+        let pem = fs::read(path).map_err(|error| Failure::File {
+            path: path.clone(),
+            problem: error.to_string(),
+            help: "This file holds the authorities to trust; `hodei context show` says who names it.",
+        })?;
+        Ok(Some(pem))
+    }
+}
+
+fn default_path() -> Option<PathBuf> {
+    let base = etcetera::base_strategy::Xdg::new().ok()?;
+    Some(base.config_dir().join("hodei").join("context.toml"))
+}
+
+fn read(path: &Path) -> Result<ContextFile, Failure> {
+    let failed = |problem| Failure::File {
+        path: path.to_owned(),
+        problem,
+        help: "A context file has the lines grpc = \"http://…\", rest = \"http://…\" and, with \
+               https, ca_file = \"…\". `make up` writes one.",
+    };
+    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| failed(error.to_string().trim().to_owned()))
+}
+
+fn with_scheme(address: String) -> String {
+    if address.contains("://") { address } else { format!("http://{address}") }
+}

@@ -1,0 +1,126 @@
+//! The server over gRPC: one channel, calls with a deadline, and what may be tried again.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use hodei_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{job_service_client::JobServiceClient, log_stream_service_client::LogStreamServiceClient},
+};
+use tokio::time::{Instant, timeout};
+use tonic::{
+    Code, Response, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+use crate::{
+    context::Context,
+    failure::{Failure, describe},
+};
+
+/// One call, at most.
+const CALL: Duration = Duration::from_secs(15);
+/// How long a server may be gone before it is given up: a restart with migrations fits.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    channel: Channel,
+    address: String,
+}
+
+impl Server {
+    /// Connects once; whoever isn't there now is not waited for.
+    pub(crate) async fn connect(context: &Context) -> Result<Self, Failure> {
+        let address = context.grpc.value.clone();
+        let channel = endpoint(context)?.connect().await.map_err(|error| Failure::Unreachable {
+            address: address.clone(),
+            cause: describe(&error),
+        })?;
+        Ok(Self { channel, address })
+    }
+
+    pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn logs(&self) -> LogStreamServiceClient<Channel> {
+        LogStreamServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// One call that may be repeated without harm, tried again while the server is away.
+    pub(crate) async fn call<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let (started, mut delays) = (Instant::now(), backoff());
+        loop {
+            let status = match timeout(CALL, attempt()).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => Status::unavailable(format!("no answer within {} s", CALL.as_secs())),
+            };
+            let delay = delays.next().unwrap_or_default();
+            if !may_pass(&status) || started.elapsed() + delay > CALL {
+                return Err(self.failure(&status));
+            }
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    pub(crate) fn failure(&self, status: &Status) -> Failure {
+        Failure::from_status(status, &self.address)
+    }
+}
+
+/// Delays between tries: 50 ms, doubling to 2 s, with jitter.
+pub(crate) fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Whether a later try may fare better. Transport errors come under several codes.
+pub(crate) fn may_pass(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::ResourceExhausted
+            | Code::DataLoss
+    )
+}
+
+fn endpoint(context: &Context) -> Result<Endpoint, Failure> {
+    let address = &context.grpc.value;
+    let refuse = |problem: String| Failure::Local {
+        what: format!("the server's address {address:?} cannot be used: {problem}"),
+        help: format!("It comes from: {}. An example: http://127.0.0.1:50051", context.grpc.source),
+    };
+    let endpoint = Endpoint::from_shared(address.clone()).map_err(|e| refuse(e.to_string()))?;
+    let endpoint = match (endpoint.uri().scheme_str(), context.ca_pem()?) {
+        (Some("http"), _) => endpoint,
+        (Some("https"), Some(pem)) => {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+            endpoint.tls_config(tls).map_err(|error| refuse(describe(&error)))?
+        }
+        (Some("https"), None) => return Err(refuse("https needs --ca-file".to_owned())),
+        _ => return Err(refuse("it has to begin with http:// or https://".to_owned())),
+    };
+    Ok(endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}

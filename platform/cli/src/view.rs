@@ -1,0 +1,254 @@
+//! Jobs and tables as people and programs see them.
+
+use hodei_core::attempt::Outcome;
+use hodei_proto::v1;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+/// A job as JSON. Values of the environment are left out: they may be secrets.
+#[derive(Debug, Serialize)]
+pub(crate) struct JobView {
+    id: String,
+    name: String,
+    state: String,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<OutcomeView>,
+    labels: std::collections::BTreeMap<String, String>,
+    attempts: Vec<AttemptView>,
+    submitted_at: Option<Timestamp>,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    version: u64,
+    correlation_id: String,
+}
+
+#[derive(Debug, Serialize)]
+struct AttemptView {
+    epoch: u32,
+    worker_id: String,
+    provider: String,
+    state: String,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<OutcomeView>,
+    created_at: Option<Timestamp>,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+}
+
+/// How it ended, and the exit code `hodei job run` ends with.
+#[derive(Debug, Serialize)]
+struct OutcomeView {
+    summary: String,
+    exit_code: i32,
+    out_of_memory: bool,
+}
+
+impl OutcomeView {
+    fn new(wire: Option<&v1::AttemptOutcome>) -> Option<Self> {
+        let out_of_memory = wire?.out_of_memory;
+        let outcome = Outcome::try_from(wire?.clone()).ok()?;
+        Some(Self { summary: outcome.to_string(), exit_code: outcome.exit_code(), out_of_memory })
+    }
+}
+
+impl JobView {
+    pub(crate) fn new(job: &v1::Job) -> Self {
+        let spec = job.spec.clone().unwrap_or_default();
+        Self {
+            id: job.id.clone(),
+            name: spec.name,
+            state: state_name(job.state()),
+            reason: job.reason.clone(),
+            outcome: OutcomeView::new(job.outcome.as_ref()),
+            labels: spec.labels.into_iter().collect(),
+            attempts: job.attempts.iter().map(AttemptView::new).collect(),
+            submitted_at: moment(job.submitted_at.as_ref()),
+            started_at: moment(job.started_at.as_ref()),
+            finished_at: moment(job.finished_at.as_ref()),
+            version: job.version,
+            correlation_id: job.correlation_id.clone(),
+        }
+    }
+
+    /// One job in full, for a person.
+    pub(crate) fn describe(&self, now: Timestamp) -> String {
+        let mut rows = vec![
+            ["Job".to_owned(), self.id.clone()],
+            ["Name".to_owned(), dash(&self.name)],
+            ["State".to_owned(), self.state.clone()],
+        ];
+        if !self.reason.is_empty() {
+            rows.push(["Reason".to_owned(), self.reason.clone()]);
+        }
+        if let Some(outcome) = &self.outcome {
+            rows.push(["Result".to_owned(), outcome.summary.clone()]);
+        }
+        for (name, time) in [
+            ("Submitted", self.submitted_at),
+            ("Started", self.started_at),
+            ("Finished", self.finished_at),
+        ] {
+            let text = time.map(|time| format!("{time:.0} ({} ago)", age(Some(time), now)));
+            rows.push([name.to_owned(), text.unwrap_or_else(|| "-".to_owned())]);
+        }
+        for attempt in &self.attempts {
+            rows.push([format!("Attempt {}", attempt.epoch), attempt.describe()]);
+        }
+        table(None, rows)
+    }
+
+    fn row(&self, now: Timestamp) -> [String; 6] {
+        let end = self.finished_at.unwrap_or(now);
+        [
+            self.id.clone(),
+            dash(&self.name),
+            self.state.clone(),
+            self.outcome.as_ref().map_or_else(|| "-".to_owned(), |o| o.summary.clone()),
+            self.started_at.map_or_else(|| "-".to_owned(), |start| age(Some(start), end)),
+            age(self.submitted_at, now),
+        ]
+    }
+}
+
+impl AttemptView {
+    fn new(attempt: &v1::Attempt) -> Self {
+        Self {
+            epoch: attempt.epoch,
+            worker_id: attempt.worker_id.clone(),
+            provider: attempt.provider.clone(),
+            state: attempt.state.clone(),
+            reason: attempt.reason.clone(),
+            outcome: OutcomeView::new(attempt.outcome.as_ref()),
+            created_at: moment(attempt.created_at.as_ref()),
+            started_at: moment(attempt.started_at.as_ref()),
+            finished_at: moment(attempt.finished_at.as_ref()),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let worker =
+            format!("{}, worker {} of {}", self.state, dash(&self.worker_id), dash(&self.provider));
+        let outcome = self.outcome.as_ref().map(|o| o.summary.as_str()).unwrap_or_default();
+        let parts = [worker.as_str(), outcome, self.reason.as_str()];
+        let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        parts.join("; ")
+    }
+}
+
+/// Jobs as a table.
+pub(crate) fn job_table(jobs: &[JobView], now: Timestamp) -> String {
+    let head = ["ID", "NAME", "STATE", "RESULT", "RAN", "AGE"];
+    table(Some(head.map(str::to_owned)), jobs.iter().map(|job| job.row(now)).collect())
+}
+
+/// Columns without lines, as kubectl shows them.
+pub(crate) fn table<const N: usize>(head: Option<[String; N]>, rows: Vec<[String; N]>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    if let Some(head) = head {
+        table.set_header(head);
+    }
+    table.add_rows(
+        rows.into_iter().map(|row| row.map(|cell| cell.replace(['\r', '\n', '\x1b'], " "))),
+    );
+    let lines: Vec<_> = table.lines().map(|line| line.trim().to_owned()).collect();
+    lines.join("\n") + "\n"
+}
+
+/// JSON for programs.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(value).expect("plain data can be written as JSON");
+    text + "\n"
+}
+
+/// How long ago, in the two largest units.
+pub(crate) fn age(time: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(time) = time else { return "-".to_owned() };
+    let seconds = now.duration_since(time).max(SignedDuration::ZERO).as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
+pub(crate) fn dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+fn state_name(state: v1::JobState) -> String {
+    state.to_core().map_or_else(|| "unknown".to_owned(), |state| state.to_string())
+}
+
+fn moment(wire: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    wire.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Option<prost_types::Timestamp> {
+        Some(prost_types::Timestamp { seconds: second, nanos: 0 })
+    }
+
+    fn jobs() -> [v1::Job; 2] {
+        let failed = v1::Job {
+            id: "0190a6f0-0000-7000-8000-000000000001".into(),
+            spec: Some(v1::JobSpec { name: "build".into(), ..Default::default() }),
+            state: v1::JobState::Failed.into(),
+            reason: "the command failed".into(),
+            outcome: Some((&Outcome::Exited { code: 3, out_of_memory: false }).into()),
+            attempts: vec![v1::Attempt {
+                epoch: 1,
+                worker_id: "0190a6f0-0000-7000-8000-00000000000a".into(),
+                provider: "k8s-local".into(),
+                state: "finished".into(),
+                outcome: Some((&Outcome::Exited { code: 3, out_of_memory: false }).into()),
+                ..Default::default()
+            }],
+            submitted_at: at(0),
+            started_at: at(5),
+            finished_at: at(70),
+            version: 4,
+            correlation_id: "c".into(),
+        };
+        let queued = v1::Job {
+            id: "0190a6f0-0000-7000-8000-000000000002".into(),
+            state: v1::JobState::Queued.into(),
+            submitted_at: at(80),
+            ..Default::default()
+        };
+        [failed, queued]
+    }
+
+    #[test]
+    fn tables_and_json() {
+        let now = Timestamp::from_second(90_000).unwrap();
+        let views: Vec<_> = jobs().iter().map(JobView::new).collect();
+        insta::assert_snapshot!("job_table", job_table(&views, now));
+        insta::assert_snapshot!("job_description", views[0].describe(now));
+        insta::assert_snapshot!("job_json", json(&views[0]));
+    }
+
+    #[test]
+    fn ages() {
+        let now = Timestamp::from_second(200_000).unwrap();
+        for (seconds, text) in
+            [(0, "0s"), (61, "1m1s"), (3_700, "1h1m"), (90_000, "1d1h"), (-5, "0s")]
+        {
+            let time = now.checked_sub(SignedDuration::from_secs(seconds)).unwrap();
+            assert_eq!(age(Some(time), now), text);
+        }
+    }
+
+    #[test]
+    fn a_cell_cannot_break_the_table_or_reach_the_terminal() {
+        let text = table(None, vec![["a\nb\x1b[31m".to_owned()]]);
+        assert_eq!(text, "a b [31m\n");
+    }
+}

@@ -1,0 +1,172 @@
+//! How a single request goes to the API server: sent, answered within a time, tried again where that
+//! can help, and its failure put into words.
+//!
+//! Requests don't go through `kube::Api`, because that logs the body of an answer it can't read
+//! (kube 5.0, `Client::request`), and the answer to the create of a Secret contains the Secret.
+
+mod failure;
+mod retry;
+
+use http::{Request, header};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Client, Resource,
+    api::{DeleteParams, PostParams, Preconditions},
+    client::Body,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+pub(crate) use self::{
+    failure::{ApiFailure, describe},
+    retry::RetryPolicy,
+};
+
+/// Asks for an answer without spec and data: the metadata is enough.
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// One request, and what must not be repeated in any word about it.
+#[derive(Clone)]
+pub(crate) struct Call {
+    request: Request<Vec<u8>>,
+    hidden: Vec<String>,
+}
+
+impl Call {
+    /// A request that was built elsewhere.
+    pub(crate) fn new(
+        request: Result<Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<Self, ApiFailure> {
+        let request = request.map_err(|error| ApiFailure::malformed(describe(&error)))?;
+        Ok(Self { request, hidden: Vec::new() })
+    }
+
+    /// Never says this text, whatever the answer is.
+    pub(crate) fn hiding(mut self, texts: impl IntoIterator<Item = String>) -> Self {
+        self.hidden.extend(texts);
+        self
+    }
+
+    /// Asks for the metadata of the answer only.
+    pub(crate) fn metadata_only(mut self) -> Self {
+        let value = header::HeaderValue::from_static(METADATA_ONLY);
+        self.request.headers_mut().insert(header::ACCEPT, value);
+        self
+    }
+}
+
+/// The API server, as far as one namespace is concerned.
+#[derive(Clone)]
+pub(crate) struct ClusterApi {
+    client: Client,
+    namespace: String,
+    retry: RetryPolicy,
+}
+
+/// What the API server answered.
+pub(crate) struct Answer {
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// The answer as text; bytes that are not UTF-8 are replaced.
+    pub(crate) fn into_text(self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The answer as an object. The error does not quote the answer.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, ApiFailure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let place = format!("line {}, column {}", error.line(), error.column());
+            ApiFailure::malformed(format!(
+                "the answer of the API server is not understood: {place}"
+            ))
+        })
+    }
+}
+
+impl ClusterApi {
+    pub(crate) fn new(client: Client, namespace: String, retry: RetryPolicy) -> Self {
+        Self { client, namespace, retry }
+    }
+
+    /// The typed interface of kube, for the watch.
+    pub(crate) fn typed<K>(&self) -> kube::Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        kube::Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Builds requests for a kind of resource in the namespace.
+    pub(crate) fn requests<K>(&self) -> kube::core::Request
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        kube::core::Request::new(K::url_path(&(), Some(&self.namespace)))
+    }
+
+    /// A request that makes an object in the namespace.
+    pub(crate) fn create<K>(&self, object: &K, params: &PostParams) -> Result<Call, ApiFailure>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize,
+    {
+        // An error of serde_json could quote the object.
+        let body = serde_json::to_vec(object)
+            .map_err(|_| ApiFailure::malformed("the object can't be written as JSON".to_owned()))?;
+        Call::new(self.requests::<K>().create(params, body))
+    }
+
+    /// A request that removes an object; with a UID only that very object.
+    pub(crate) fn delete<K>(
+        &self,
+        name: &str,
+        uid: Option<&str>,
+        grace_seconds: Option<u32>,
+    ) -> Result<Call, ApiFailure>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        let params = DeleteParams {
+            grace_period_seconds: grace_seconds,
+            preconditions: uid
+                .map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        Ok(Call::new(self.requests::<K>().delete(name, &params))?.metadata_only())
+    }
+
+    /// Sends a request until it is answered for good, or the patience of the policy ends.
+    pub(crate) async fn send(&self, call: &Call) -> Result<Answer, ApiFailure> {
+        let mut delays = self.retry.delays();
+        let mut repeated = false;
+        loop {
+            let failure = match self.send_once(call).await {
+                Ok(body) => return Ok(Answer { body }),
+                Err(failure) => failure,
+            };
+            let delay = delays.after(&failure).filter(|_| failure.is_retriable());
+            let Some(delay) = delay else { return Err(failure.seen_before(repeated)) };
+            repeated |= failure.is_ambiguous();
+            tracing::debug!(%failure, ?delay, "asking the API server again");
+            // The wait is bounded by the policy, and nothing can tell when a server has recovered.
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn send_once(&self, call: &Call) -> Result<Vec<u8>, ApiFailure> {
+        let request = call.request.clone().map(Body::from);
+        let exchange = async {
+            let response = self.client.send(request).await?;
+            let (parts, body) = response.into_parts();
+            Ok::<_, kube::Error>((parts, body.collect_bytes().await?))
+        };
+        let limit = crate::measure::ANSWER_TIMEOUT * 2;
+        let outcome = match tokio::time::timeout(limit, exchange).await {
+            Ok(Ok((parts, body))) if parts.status.is_success() => return Ok(body.to_vec()),
+            Ok(Ok((parts, body))) => ApiFailure::from_answer(&parts, &body),
+            Ok(Err(error)) => ApiFailure::from_transport(&error),
+            Err(_) => ApiFailure::timed_out(limit),
+        };
+        Err(outcome.hiding(&call.hidden))
+    }
+}

@@ -1,0 +1,187 @@
+//! The table of statuses: what Kubernetes writes, and what a worker is by it.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const PATIENCE: SignedDuration = SignedDuration::from_secs(300);
+
+fn make_pod(change: &Value) -> Pod {
+    let mut pod = json!({
+        "metadata": {
+            "name": "hodei-worker-x",
+            "uid": "u1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {
+                "hodei.io/job-id": "0190b3a2-0000-7000-8000-00000000000a",
+                "hodei.io/attempt": "2",
+            },
+        },
+        "spec": {"containers": [], "restartPolicy": "Never"},
+        "status": {"phase": "Pending"},
+    });
+    merge(&mut pod, change);
+    serde_json::from_value(pod).unwrap()
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+fn status(phase: &str, state: &Value) -> Value {
+    json!({"status": {"phase": phase, "containerStatuses": [{
+        "name": "worker", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+        "state": state,
+    }]}})
+}
+
+fn waiting(reason: &str) -> Value {
+    status("Pending", &json!({"waiting": {"reason": reason, "message": "words"}}))
+}
+
+fn ended(phase: &str, code: i32, reason: &str) -> Value {
+    status(phase, &json!({"terminated": {"exitCode": code, "reason": reason}}))
+}
+
+fn reason(reason: &str) -> Value {
+    json!({"status": {"phase": "Failed", "reason": reason, "message": "words"}})
+}
+
+fn disrupted(reason: &str) -> Value {
+    json!({
+        "metadata": {"deletionTimestamp": "2026-01-01T00:01:00Z"},
+        "status": {"phase": "Running", "conditions": [
+            {"type": "DisruptionTarget", "status": "True", "reason": reason},
+        ]},
+    })
+}
+
+fn word(change: &Value) -> String {
+    let sighting = sight(&make_pod(change), WorkerId::new(), PATIENCE);
+    match sighting.observed.phase {
+        WorkerPhase::Failed(failure) => failure.cause.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn phases_that_are_no_failure() {
+    let running = status("Running", &json!({"running": {}}));
+    let mut restarting = ended("Running", 1, "Error");
+    merge(&mut restarting, &json!({"spec": {"restartPolicy": "OnFailure"}}));
+    for (change, expected) in [
+        (json!({}), "Pending"),
+        (json!({"spec": {"nodeName": "n1"}}), "Starting"),
+        (waiting("ContainerCreating"), "Starting"),
+        (waiting("SomethingNew"), "Starting"),
+        (running, "Running"),
+        (restarting, "Starting"),
+        (ended("Running", 0, "Completed"), "Succeeded"),
+        (ended("Succeeded", 0, "Completed"), "Succeeded"),
+        (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:01:00Z"}}), "Terminating"),
+    ] {
+        assert_eq!(word(&change), expected, "{change}");
+    }
+}
+
+#[test]
+fn failures_by_what_the_kubelet_says() {
+    for (change, expected) in [
+        (waiting("ErrImagePull"), "image_pull"),
+        (waiting("ImagePullBackOff"), "image_pull"),
+        (waiting("ErrImageNeverPull"), "image_pull"),
+        (waiting("InvalidImageName"), "invalid_image"),
+        (waiting("CreateContainerConfigError"), "container_config"),
+        (waiting("RunContainerError"), "container_config"),
+        (waiting("CrashLoopBackOff"), "crash_loop"),
+        (ended("Failed", 1, "Error"), "agent_exited"),
+        (ended("Running", 1, "Error"), "agent_exited"),
+        (ended("Failed", 137, "OOMKilled"), "out_of_memory"),
+        (ended("Failed", 137, "Error"), "agent_exited"),
+        (ended("Failed", 128, "StartError"), "container_config"),
+        (ended("Failed", 137, "ContainerStatusUnknown"), "node_lost"),
+        (json!({"status": {"phase": "Failed"}}), "unknown"),
+        (json!({"status": {"phase": "Unknown"}}), "node_lost"),
+    ] {
+        assert_eq!(word(&change), expected, "{change}");
+    }
+}
+
+#[test]
+fn failures_by_what_the_control_plane_says() {
+    for (change, expected) in [
+        (reason("Evicted"), "evicted"),
+        (reason("OutOfcpu"), "evicted"),
+        (reason("Preempting"), "preempted"),
+        (reason("NodeLost"), "node_lost"),
+        (reason("Terminated"), "node_lost"),
+        (reason("DeadlineExceeded"), "deadline"),
+        (disrupted("PreemptionByScheduler"), "preempted"),
+        (disrupted("DeletionByTaintManager"), "node_lost"),
+        (disrupted("EvictionByEvictionAPI"), "evicted"),
+        (disrupted("TerminationByKubelet"), "evicted"),
+    ] {
+        assert_eq!(word(&change), expected, "{change}");
+    }
+}
+
+#[test]
+fn a_crash_loop_tells_the_last_end() {
+    let mut change = waiting("CrashLoopBackOff");
+    change["status"]["containerStatuses"][0]["lastState"] =
+        json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+    assert_eq!(word(&change), "out_of_memory");
+}
+
+#[test]
+fn a_state_that_can_heal_is_a_failure_when_it_lasts() {
+    let unschedulable = json!({"status": {"conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/1 nodes are available", "lastTransitionTime": "2026-01-01T00:00:10Z",
+    }]}});
+    let no_secret = status(
+        "Pending",
+        &json!({"waiting": {
+            "reason": "CreateContainerConfigError", "message": "secret \"x-otp\" not found",
+        }}),
+    );
+    for (change, early, cause, due) in [
+        (unschedulable, WorkerPhase::Pending, FailureCause::Unschedulable, "00:05:10Z"),
+        (no_secret, WorkerPhase::Starting, FailureCause::ContainerConfig, "00:05:00Z"),
+    ] {
+        let sighting = sight(&make_pod(&change), WorkerId::new(), PATIENCE);
+        let due: Timestamp = format!("2026-01-01T{due}").parse().unwrap();
+        let before = due - SignedDuration::from_nanos(1);
+        assert_eq!(sighting.at(before).phase, early);
+        let WorkerPhase::Failed(failure) = sighting.at(due).phase else { panic!("{change}") };
+        assert_eq!(failure.cause, cause);
+    }
+}
+
+#[test]
+fn the_worker_is_read_back_from_its_pod() {
+    let mut change = status("Running", &json!({"running": {}}));
+    merge(&mut change, &json!({"spec": {"nodeName": "n1"}}));
+    let observed = sight(&make_pod(&change), WorkerId::new(), PATIENCE).observed;
+    assert_eq!(observed.restarts, 1);
+    assert_eq!(observed.node.as_deref(), Some("n1"));
+    assert_eq!(observed.handle.uid, "u1");
+    assert_eq!(observed.attempt.unwrap().epoch.0, 2);
+}
+
+#[test]
+fn a_sidecar_says_nothing_about_the_worker() {
+    let mut change = status("Running", &json!({"running": {}}));
+    let mut sidecar = change["status"]["containerStatuses"][0].clone();
+    sidecar["name"] = json!("istio-proxy");
+    sidecar["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    change["status"]["containerStatuses"].as_array_mut().unwrap().insert(0, sidecar);
+    assert_eq!(word(&change), "Running");
+}

@@ -1,0 +1,243 @@
+//! [`KubernetesProvider`]: the parts of this crate put together behind the port.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use hodei_core::{
+    failure::{Failure, FailureCause},
+    id::{ProviderId, WorkerId},
+    provider::{
+        LogEntry, LogQuery, ObservedWorker, ProviderCapabilities, ProviderError, ProviderEvent,
+        Requirements, Unhealthy, WorkerHandle, WorkerPhase, WorkerProvider, WorkerSpec,
+        WorkerStatus,
+    },
+};
+use jiff::SignedDuration;
+use kube::Client;
+
+use crate::{
+    api::{ClusterApi, RetryPolicy},
+    capabilities::Measured,
+    config::KubernetesConfig,
+    connect::{Endpoint, connect},
+    measure,
+    names::secret_name,
+    watch::{Heard, Presence, Watch},
+};
+
+/// How long an operation waits for the first list of the watch.
+pub(crate) const SYNC_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Hodei workers as pods in one namespace of one cluster.
+///
+/// It keeps one watch for all its workers, which ends when the provider is dropped.
+pub struct KubernetesProvider {
+    pub(crate) id: ProviderId,
+    pub(crate) config: Arc<KubernetesConfig>,
+    pub(crate) api: ClusterApi,
+    pub(crate) watch: Watch,
+    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) measured: tokio::sync::Mutex<Option<Measured>>,
+    /// Workers whose Secret is known to be gone.
+    discarded: Mutex<HashSet<WorkerId>>,
+}
+
+impl std::fmt::Debug for KubernetesProvider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubernetesProvider")
+            .field("id", &self.id)
+            .field("namespace", &self.config.namespace)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KubernetesProvider {
+    /// Reaches the cluster of the configuration and begins to watch. That the cluster answers is not
+    /// waited for; ask [`WorkerProvider::health_check`].
+    ///
+    /// # Errors
+    /// When the configuration breaks a rule, or names no cluster.
+    pub async fn connect(id: ProviderId, config: KubernetesConfig) -> Result<Self, ProviderError> {
+        config.validate().map_err(|invalid| ProviderError {
+            operation: "configure",
+            subject: format!("provider {id}"),
+            failure: Failure { cause: FailureCause::ContainerConfig, message: invalid.to_string() },
+            retry_after: None,
+            source: Some(Box::new(invalid)),
+        })?;
+        let (client, endpoint) = connect(&id, &config).await?;
+        Ok(Self::assemble(id, config, client, Some(endpoint), RetryPolicy::default()))
+    }
+
+    /// A provider on a client that was made elsewhere. It must be called inside a tokio runtime.
+    #[must_use]
+    pub fn with_client(id: ProviderId, config: KubernetesConfig, client: Client) -> Self {
+        Self::assemble(id, config, client, None, RetryPolicy::default())
+    }
+
+    /// A builder, for a provider with a part made elsewhere.
+    #[must_use]
+    pub fn builder(id: ProviderId) -> KubernetesProviderBuilder {
+        KubernetesProviderBuilder { id, config: KubernetesConfig::default(), client: None }
+    }
+
+    pub(crate) fn assemble(
+        id: ProviderId,
+        config: KubernetesConfig,
+        client: Client,
+        endpoint: Option<Endpoint>,
+        retry: RetryPolicy,
+    ) -> Self {
+        let heard = Heard::default();
+        let client = measure::instrument(client, &id, heard.clone());
+        let api = ClusterApi::new(client, config.namespace.clone(), retry);
+        let patience = SignedDuration::from_secs(config.startup_timeout_seconds.into());
+        let watch = Watch::start(&id, api.typed(), patience, heard);
+        Self {
+            id,
+            config: Arc::new(config),
+            api,
+            watch,
+            endpoint,
+            measured: tokio::sync::Mutex::new(None),
+            discarded: Mutex::new(HashSet::new()),
+        }
+    }
+
+    /// The configuration it works by.
+    #[must_use]
+    pub fn config(&self) -> &KubernetesConfig {
+        &self.config
+    }
+
+    pub(crate) fn discarded(&self) -> MutexGuard<'_, HashSet<WorkerId>> {
+        self.discarded.lock().expect("the set of discarded Secrets must not be poisoned")
+    }
+
+    async fn require_view(&self, operation: &'static str) -> Result<(), ProviderError> {
+        if self.watch.await_synced(SYNC_DEADLINE).await {
+            return Ok(());
+        }
+        let trouble = self.watch.trouble().unwrap_or_else(|| "no answer yet".to_owned());
+        Err(ProviderError {
+            operation,
+            subject: format!("namespace {}", self.config.namespace),
+            failure: Failure {
+                cause: FailureCause::ApiUnavailable,
+                message: format!("the pods have not been listed in {SYNC_DEADLINE:?}: {trouble}"),
+            },
+            retry_after: None,
+            source: None,
+        })
+    }
+}
+
+/// Makes a [`KubernetesProvider`].
+pub struct KubernetesProviderBuilder {
+    id: ProviderId,
+    config: KubernetesConfig,
+    client: Option<Client>,
+}
+
+impl KubernetesProviderBuilder {
+    /// Sets the configuration.
+    #[must_use]
+    pub fn config(mut self, config: KubernetesConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Uses this client instead of the cluster that the configuration names.
+    #[must_use]
+    pub fn client(mut self, client: Client) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    /// The provider.
+    ///
+    /// # Errors
+    /// As for [`KubernetesProvider::connect`].
+    pub async fn build(self) -> Result<KubernetesProvider, ProviderError> {
+        match self.client {
+            Some(client) => Ok(KubernetesProvider::with_client(self.id, self.config, client)),
+            None => KubernetesProvider::connect(self.id, self.config).await,
+        }
+    }
+}
+
+#[async_trait]
+impl WorkerProvider for KubernetesProvider {
+    fn id(&self) -> &ProviderId {
+        &self.id
+    }
+
+    async fn health_check(&self) -> Result<(), Unhealthy> {
+        self.check_health().await
+    }
+
+    async fn create_worker(&self, spec: &WorkerSpec) -> Result<WorkerHandle, ProviderError> {
+        self.create(spec).await
+    }
+
+    async fn discard_otp(&self, worker: WorkerId) -> Result<(), ProviderError> {
+        self.discard(worker)
+            .await
+            .map_err(|failure| failure.into_error("discard password", secret_name(worker)))
+    }
+
+    async fn worker_status(&self, handle: &WorkerHandle) -> Result<WorkerStatus, ProviderError> {
+        self.require_view("read worker status").await?;
+        let observed = match self.watch.find(handle) {
+            Some((Presence::Here(observed), _)) => observed,
+            _ => ObservedWorker {
+                handle: handle.clone(),
+                phase: WorkerPhase::Gone,
+                restarts: 0,
+                node: None,
+                attempt: None,
+                created_at: None,
+            },
+        };
+        Ok(WorkerStatus { observed, staleness: self.watch.staleness() })
+    }
+
+    async fn destroy_worker(&self, handle: &WorkerHandle) -> Result<(), ProviderError> {
+        self.destroy("destroy worker", handle).await
+    }
+
+    async fn destroy_unknown(&self, worker: WorkerId) -> Result<(), ProviderError> {
+        self.destroy_any(worker).await
+    }
+
+    async fn worker_logs(
+        &self,
+        handle: &WorkerHandle,
+        query: LogQuery,
+    ) -> Result<Vec<LogEntry>, ProviderError> {
+        self.read_logs(handle, query).await
+    }
+
+    async fn list_workers(&self) -> Result<Vec<ObservedWorker>, ProviderError> {
+        self.require_view("list workers").await?;
+        Ok(self.watch.list().unwrap_or_default())
+    }
+
+    async fn capabilities(&self) -> Result<ProviderCapabilities, ProviderError> {
+        self.measure_capabilities().await
+    }
+
+    async fn can_fulfill(&self, needs: &Requirements) -> Result<Option<String>, ProviderError> {
+        self.explain(needs).await
+    }
+
+    fn subscribe(&self) -> BoxStream<'static, ProviderEvent> {
+        self.watch.subscribe()
+    }
+}

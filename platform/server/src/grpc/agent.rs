@@ -1,0 +1,238 @@
+//! `WorkerAgentService`: registration, and the one stream of a session.
+
+use std::{sync::Arc, time::Duration};
+
+use hodei_core::{
+    PROTOCOL_VERSION,
+    attempt::AttemptEnd,
+    failure::{Failure, FailureCause},
+    id::WorkerId,
+    secret::Secret,
+    session::MAX_FRAME_BYTES,
+};
+use hodei_proto::v1::{
+    AgentMessage, Assignment, Hello, RegisterRequest, RegisterResponse, ServerMessage, Welcome,
+    agent_message, server_message::Message, worker_agent_service_server::WorkerAgentService,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::unavailable;
+use crate::{
+    app::App,
+    scheduler::otp::discard_otp,
+    session::{
+        admission::{Opening, Refusal, is_label},
+        live::Ticket,
+        reader::{Reader, key_of},
+        recorder::{Outbound, Recorder, SessionEnd, Told},
+    },
+    store::{audit, audit::AuditKind, rows::WorkerRow, sessions::Opened},
+};
+
+/// How long an agent has to say Hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages to an agent that may wait for its link.
+const OUTBOUND: usize = 64;
+
+/// The service.
+pub(super) struct AgentService {
+    pub(super) app: Arc<App>,
+}
+
+fn check_version(theirs: u32) -> Result<(), Status> {
+    if theirs == PROTOCOL_VERSION {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "the agent speaks protocol version {theirs}, this server {PROTOCOL_VERSION}"
+    )))
+}
+
+impl AgentService {
+    /// One answer to every refusal: who guesses learns nothing. The reason goes to the audit.
+    async fn refuse(
+        &self,
+        kind: AuditKind,
+        worker: Option<WorkerId>,
+        refusal: Refusal,
+        answer: &'static str,
+    ) -> Status {
+        let reason = refusal.to_string();
+        let written = audit::record(&self.app.store.pool, kind, worker, None, &reason).await;
+        written.err().map_or_else(|| Status::unauthenticated(answer), unavailable)
+    }
+
+    async fn try_register(&self, request: &RegisterRequest) -> Result<Registered, Status> {
+        const REFUSED: &str = "one-time password refused";
+        let kind = AuditKind::RegistrationRefused;
+        let parsed = (request.worker_id.parse::<WorkerId>(), request.otp.parse::<Secret>());
+        let (worker, otp) = match parsed {
+            (Ok(worker), Ok(otp)) if is_label(&request.pod_uid) => (worker, otp),
+            (worker, _) => {
+                return Err(self.refuse(kind, worker.ok(), Refusal::Malformed, REFUSED).await);
+            }
+        };
+        let session = Secret::generate();
+        let lease = self.app.timing.lease;
+        let registered = self
+            .app
+            .store
+            .register(worker, &otp, &request.pod_uid, &session.hash(), lease)
+            .await
+            .map_err(unavailable)?;
+        match registered {
+            Ok(row) => Ok(Registered { row, session }),
+            Err(refusal) => Err(self.refuse(kind, Some(worker), refusal, REFUSED).await),
+        }
+    }
+
+    async fn authenticate(&self, hello: &Hello) -> Result<WorkerRow, Status> {
+        const REFUSED: &str = "session refused";
+        let kind = AuditKind::SessionRefused;
+        let parsed = (hello.worker_id.parse::<WorkerId>(), hello.session_token.parse::<Secret>());
+        let (Ok(worker), Ok(token)) = parsed else {
+            return Err(self.refuse(kind, None, Refusal::Malformed, REFUSED).await);
+        };
+        let known = self.app.store.authenticate(worker, &token, &hello.pod_uid).await;
+        match known.map_err(unavailable)? {
+            Ok(row) => Ok(row),
+            Err(refusal) => Err(self.refuse(kind, Some(worker), refusal, REFUSED).await),
+        }
+    }
+}
+
+struct Registered {
+    row: WorkerRow,
+    session: Secret,
+}
+
+#[tonic::async_trait]
+impl WorkerAgentService for AgentService {
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        let request = request.into_inner();
+        check_version(request.protocol_version)?;
+        let Registered { row, session } = self.try_register(&request).await?;
+        let took = (jiff::Timestamp::now() - row.created_at).total(jiff::Unit::Second);
+        metrics::histogram!("hodei_stage_seconds", "stage" => "register")
+            .record(took.unwrap_or(0.0));
+        let version =
+            if is_label(&request.agent_version) { &request.agent_version } else { "unknown" };
+        tracing::info!(worker_id = %row.id, job_id = %row.attempt.job, agent_version = version, "registered");
+        self.app.tasks.spawn(discard_otp(self.app.clone(), row.id, row.provider.clone()));
+        let timing = &self.app.timing;
+        Ok(Response::new(RegisterResponse {
+            session_token: session.expose().to_owned(),
+            heartbeat_interval: prost_types::Duration::try_from(timing.heartbeat).ok(),
+            lease: prost_types::Duration::try_from(timing.lease).ok(),
+            max_frame_bytes: u32::try_from(MAX_FRAME_BYTES).unwrap_or(u32::MAX),
+        }))
+    }
+
+    type OpenSessionStream = ReceiverStream<Result<ServerMessage, Status>>;
+
+    async fn open_session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
+        let Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }) = first
+        else {
+            return Err(Status::failed_precondition("the first message must be Hello"));
+        };
+        check_version(hello.protocol_version)?;
+        let worker = self.authenticate(&hello).await?;
+        let held = hello.attempt.as_ref().map(|held| key_of(Some(held))).transpose()?;
+        let ticket = self.app.sessions.enter(worker.id, &self.app.stop);
+        let opened = self.app.store.open_session(&worker, held, self.app.timing.lease).await;
+        let opened = opened.map_err(unavailable)?;
+        let opened = opened.ok_or_else(|| Status::not_found("the worker has no attempt"))?;
+        let (outbound, stream) = mpsc::channel(OUTBOUND);
+        let session = Session { app: self.app.clone(), worker, opened, ticket, inbound, outbound };
+        self.app.tasks.spawn(session.run());
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// One session from Welcome to its end.
+struct Session {
+    app: Arc<App>,
+    worker: WorkerRow,
+    opened: Opened,
+    ticket: Ticket,
+    inbound: Streaming<AgentMessage>,
+    outbound: Outbound,
+}
+
+impl Session {
+    async fn run(self) {
+        let (app, worker, own) = (self.app.clone(), self.worker.id, self.worker.attempt);
+        tracing::info!(worker_id = %worker, job_id = %own.job, epoch = own.epoch.0,
+            correlation_id = self.opened.correlation_id, opening = ?self.opened.opening, "session opened");
+        if self.opened.opening == Opening::Forgotten {
+            let message = "the agent came back without the attempt it was given".to_owned();
+            let lost = AttemptEnd::Lost(Failure { cause: FailureCause::AgentExited, message });
+            if let Err(error) = app.store.end_attempt(own, worker, &lost).await {
+                tracing::error!(%error, worker_id = %worker, "a lost attempt could not be ended");
+            }
+        }
+        let ticket = self.ticket;
+        let outbound = self.outbound;
+        for message in greeting(&self.opened, own) {
+            // A full or closed channel shows again below.
+            let _ = outbound.try_send(Ok(ServerMessage { message: Some(message) }));
+        }
+        let live = matches!(self.opened.opening, Opening::Assign | Opening::Resume)
+            .then(|| app.logs.open(own, worker, self.opened.acked_sequence, &app.tasks));
+        let (ops, ops_received) = mpsc::channel(16);
+        let (heard, heard_received) = watch::channel(1);
+        let reader = Reader { inbound: self.inbound, own, live: live.clone(), ops, heard };
+        let mut recorder = Recorder {
+            app: app.clone(),
+            worker,
+            own,
+            live,
+            ops: ops_received,
+            heard: heard_received,
+            outbound: outbound.clone(),
+            pending: None,
+            told: Told::default(),
+        };
+        let last_word = tokio::select! {
+            () = ticket.fenced.cancelled() => Some(Status::unavailable("this stream is over: connect again")),
+            end = recorder.run() => match end {
+                Ok(()) | Err(SessionEnd::Left) => None,
+                Err(SessionEnd::Moved) => Some(Status::aborted("the session goes on elsewhere")),
+                Err(SessionEnd::Store(error)) => Some(unavailable(error)),
+            },
+            // A link that is lost takes a result on its way to the database with it: the agent has no
+            // word that it was taken, and sends it again.
+            read = reader.run() => read.err(),
+        };
+        if let Some(status) = last_word {
+            tracing::debug!(worker_id = %worker, code = ?status.code(), "session ends");
+            let _ = outbound.try_send(Err(status));
+        }
+        app.sessions.leave(&ticket);
+    }
+}
+
+fn greeting(opened: &Opened, own: hodei_core::id::AttemptKey) -> Vec<Message> {
+    let welcome = Message::Welcome(Welcome {
+        acked_sequence: opened.acked_sequence,
+        attempt_revoked: opened.opening == Opening::Revoke,
+    });
+    let assign = (opened.opening == Opening::Assign).then(|| {
+        Message::Assignment(Assignment {
+            attempt: Some(own.into()),
+            spec: Some((&opened.spec).into()),
+        })
+    });
+    std::iter::once(welcome).chain(assign).collect()
+}

@@ -1,0 +1,91 @@
+//! Serves all gRPC services on listeners that are bound already.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use hodei_proto::{
+    FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES,
+    v1::{
+        job_service_server::JobServiceServer, log_stream_service_server::LogStreamServiceServer,
+        worker_agent_service_server::WorkerAgentServiceServer,
+    },
+};
+use tokio::net::TcpListener;
+use tonic::transport::{
+    Identity, Server, ServerTlsConfig,
+    server::{Router, TcpIncoming},
+};
+use tonic_health::server::HealthReporter;
+
+use super::{agent::AgentService, jobs::JobsService, logs::LogsService};
+use crate::app::App;
+
+/// A peer that answers no HTTP/2 ping for this long is gone.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// A stream may have this much on its way, so that one round trip does not bound its rate.
+const STREAM_WINDOW: u32 = 4 << 20;
+
+async fn router(
+    app: &Arc<App>,
+    identity: Option<Identity>,
+    reporter: &HealthReporter,
+    health: tonic_health::pb::health_server::HealthServer<
+        impl tonic_health::pb::health_server::Health,
+    >,
+) -> anyhow::Result<Router> {
+    let agents = WorkerAgentServiceServer::new(AgentService { app: app.clone() })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let jobs = JobServiceServer::new(JobsService { app: app.clone() })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let logs = LogStreamServiceServer::new(LogsService { app: app.clone() })
+        .max_decoding_message_size(64 << 10)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    reporter.set_serving::<WorkerAgentServiceServer<AgentService>>().await;
+    reporter.set_serving::<JobServiceServer<JobsService>>().await;
+    reporter.set_serving::<LogStreamServiceServer<LogsService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("reflection")?;
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * 2);
+    if let Some(identity) = identity {
+        server = server
+            .tls_config(ServerTlsConfig::new().identity(identity))
+            .context("gRPC certificate and key")?;
+    }
+    Ok(server
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(agents)
+        .add_service(jobs)
+        .add_service(logs))
+}
+
+/// Serves until the server stops, on every listener; each stops taking connections at once then.
+pub(crate) async fn serve(
+    app: &Arc<App>,
+    listeners: Vec<TcpListener>,
+    identity: Option<Identity>,
+) -> anyhow::Result<()> {
+    for listener in listeners {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let router = router(app, identity.clone(), &reporter, health).await?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let stop = app.stop.clone();
+        app.tasks.spawn(async move {
+            let shutdown = stop.clone().cancelled_owned();
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, shutdown).await {
+                tracing::error!(%error, "a gRPC listener failed; the server ends");
+                stop.cancel();
+            }
+        });
+    }
+    Ok(())
+}

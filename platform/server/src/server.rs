@@ -1,0 +1,131 @@
+//! One server from its settings to its end.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use hodei_core::id::ProviderId;
+use serde_json::json;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    app::App,
+    config::Config,
+    grpc,
+    logs::follow::Logs,
+    net::{bind, grpc_identity, rest_acceptor, write_port_file},
+    registry::{ProviderFactory, Registry},
+    rest, scheduler,
+    session::live::Sessions,
+    store::{Store, notify::Hub},
+    telemetry,
+};
+
+/// Name of the provider that the environment describes.
+pub const ENVIRONMENT_PROVIDER: &str = "kubernetes";
+/// How long tasks have to end at a shutdown: log frames get to the database, streams get their last word.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server that runs. Workers outlive it: they connect to the next one.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) app: Arc<App>,
+    /// Where gRPC is served, in the order of the settings.
+    pub grpc: Vec<SocketAddr>,
+    /// Where REST is served.
+    pub rest: SocketAddr,
+}
+
+/// Connects to the database and brings its schema up to date.
+///
+/// # Errors
+/// When it does not answer, or holds a schema of a later version.
+pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+    connect(config).await.map(drop)
+}
+
+async fn connect(config: &Config) -> anyhow::Result<Store> {
+    let store = Store::connect(config.database_url.expose(), config.database_connections).await;
+    let store = store.context("HODEI_DATABASE_URL: the database cannot be used")?;
+    store.migrate().await.context("the schema could not be brought up to date")?;
+    Ok(store)
+}
+
+impl Server {
+    /// Starts everything; returns when all listeners are up.
+    ///
+    /// # Errors
+    /// When a setting is wrong, a port is in use, or the database cannot be used.
+    pub async fn start(config: &Config, factory: Arc<dyn ProviderFactory>) -> anyhow::Result<Self> {
+        config.validate().map_err(|problem| anyhow!(problem))?;
+        let identity = grpc_identity(&config.tls)?;
+        let acceptor = rest_acceptor(&config.tls)?;
+        let mut listeners = Vec::new();
+        for address in &config.grpc_listen {
+            listeners.push(bind(*address, "--grpc-listen").await?);
+        }
+        let rest_listener = bind(config.rest_listen, "--rest-listen").await?;
+        let grpc = listeners.iter().map(|listener| listener.local_addr());
+        let grpc: Vec<SocketAddr> = grpc.collect::<Result<_, _>>()?;
+        let rest = rest_listener.local_addr()?;
+        let first = grpc.first().context("--grpc-listen is empty")?;
+        let app = assemble(config, factory, config.advertised(*first)).await?;
+        let (hub, store, stop) = (app.hub.clone(), app.store.clone(), app.stop.clone());
+        app.tasks.spawn(async move { hub.listen(&store, stop).await });
+        if config.k8s_enabled {
+            add_environment_provider(&app).await?;
+        }
+        scheduler::start(&app);
+        grpc::serve::serve(&app, listeners, identity).await?;
+        rest::serve::serve(&app, rest_listener, acceptor)?;
+        if let Some(path) = &config.port_file {
+            write_port_file(path, &grpc, rest).await?;
+        }
+        tracing::info!(?grpc, %rest, advertised = app.advertised, "hodei-server is up");
+        Ok(Self { app, grpc, rest })
+    }
+
+    /// Resolves when the server ends by itself because a listener failed.
+    pub async fn failed(&self) {
+        self.app.stop.cancelled().await;
+    }
+
+    /// Takes nothing new, lets what is on its way get to the database, and ends. Workers are left alone.
+    pub async fn shut_down(self) {
+        self.app.stop.cancel();
+        self.app.tasks.close();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.app.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.app.tasks.len(), "not everything ended in time");
+        }
+        self.app.store.pool.close().await;
+    }
+}
+
+async fn assemble(
+    config: &Config,
+    factory: Arc<dyn ProviderFactory>,
+    advertised: String,
+) -> anyhow::Result<Arc<App>> {
+    let store = connect(config).await?;
+    let hub = Arc::new(Hub::default());
+    Ok(Arc::new(App {
+        logs: Logs { store: store.clone(), hub: hub.clone(), live: Arc::default() },
+        store,
+        hub,
+        sessions: Sessions::default(),
+        registry: Registry::new(factory),
+        timing: config.timing,
+        advertised,
+        metrics: telemetry::metrics()?,
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    }))
+}
+
+async fn add_environment_provider(app: &App) -> anyhow::Result<()> {
+    let id: ProviderId = ENVIRONMENT_PROVIDER.parse()?;
+    let row = app.store.add_provider(&id, "kubernetes", true, &json!({})).await?;
+    if !row.from_environment {
+        tracing::warn!(provider = %id, "registered by REST already; HODEI_K8S_* are not used");
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! Logs and metrics of this process.
+
+use std::{io::IsTerminal, sync::OnceLock};
+
+use anyhow::{Context, anyhow};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+use crate::config::LogFormat;
+
+/// Bounds of the histograms, in seconds: from a local insert to a slow image pull.
+const BUCKETS: [f64; 13] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
+
+/// Logs to standard error.
+///
+/// # Errors
+/// When the filter is malformed or a subscriber is installed already.
+pub fn init_logs(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).context("HODEI_LOG")?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let stderr = std::io::stderr;
+    let layer = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    match format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(layer).try_init(),
+    }
+    .map_err(|error| anyhow!("logging: {error}"))
+}
+
+/// The process's metrics; the first call installs the recorder.
+pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
+        .context("metrics")?
+        .build_recorder();
+    let handle = HANDLE.get_or_init(|| recorder.handle()).clone();
+    // Of two servers that start at once in one process (in tests), the second one's is not installed.
+    if metrics::set_global_recorder(recorder).is_err() {
+        tracing::debug!("metrics are recorded already");
+    }
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("hodei_jobs_submitted_total", "Jobs submitted");
+    describe_counter!("hodei_jobs_finished_total", "Jobs by final state");
+    describe_counter!("hodei_attempts_lost_total", "Attempts lost, by cause");
+    describe_counter!("hodei_refused_total", "Registrations, sessions, results and logs refused");
+    describe_counter!("hodei_destroy_failures_total", "Failed tries to destroy a worker");
+    describe_counter!("hodei_log_frames_total", "Log frames received");
+    describe_counter!("hodei_log_bytes_total", "Bytes of output received");
+    describe_gauge!("hodei_workers", "Workers by state");
+    describe_gauge!("hodei_sessions", "Agents connected to this server");
+    describe_histogram!(
+        "hodei_stage_seconds",
+        "Time of a job's stages: queue, create, register, run"
+    );
+}

@@ -1,0 +1,8 @@
+//! The agent from outside: its executor, its session against a scripted server, its binary.
+
+#![expect(clippy::unwrap_used, reason = "clippy does not take what a test calls for a test")]
+
+mod binary;
+mod executor;
+mod peer;
+mod session;
