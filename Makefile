@@ -11,11 +11,15 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-9s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: e2e
 e2e: ## Engine, Kind cluster, images, Postgres, server; every suite on the real provider; report; clean-up
 	$(E2E) run $(ARGS)
+
+.PHONY: e2e-extended
+e2e-extended: ## Core and extended cases on a cluster of two nodes
+	$(E2E) run --nodes 2 --profile all $(ARGS)
 
 .PHONY: test
 test: ## Every test that needs no cluster

@@ -34,6 +34,8 @@ pub struct BootstrapOptions {
     pub recreate: bool,
     /// Where the node image comes from.
     pub node_image_source: SourceChoice,
+    /// How many nodes, 1 to 5; `None`: as many as the cluster has, or one for a new one.
+    pub nodes: Option<u8>,
 }
 
 impl Default for BootstrapOptions {
@@ -43,6 +45,7 @@ impl Default for BootstrapOptions {
             cluster_name: cluster::name_from_environment(),
             recreate: false,
             node_image_source: SourceChoice::Auto,
+            nodes: None,
         }
     }
 }
@@ -170,7 +173,10 @@ async fn cluster_spec(
     stage: &Stage,
 ) -> Result<ClusterSpec> {
     let image_id = builder.engine.image_id(&image.reference, stage).await?.unwrap_or_default();
+    let recorded = cluster::recorded_nodes(builder.paths, &options.cluster_name)?;
     Ok(ClusterSpec {
+        nodes: options.nodes.or(recorded).unwrap_or(1),
+        audit_directory: builder.paths.audit_directory(&options.cluster_name),
         name: options.cluster_name.clone(),
         image: image.clone(),
         image_id,

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
+use crate::feature::Feature;
 
 /// Layers, in the order in which reports list them: a failure in one explains those after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -82,9 +83,12 @@ impl FromStr for Layer {
 pub enum Profile {
     /// Always required.
     Core,
-    /// Required where the cluster has the features it needs.
+    /// Required where it is asked for.
     Extended,
 }
+
+/// The part of a test's name by which nextest runs it alone (.config/nextest.toml).
+pub const EXCLUSIVE_MARK: &str = "_exclusive_";
 
 /// One promise, and the test that proves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,9 +102,13 @@ pub struct Case {
     pub layer: Layer,
     /// Whether it is always required.
     pub profile: Profile,
-    /// What the cluster must have: `network-policy`, `multi-node`, `node-control`, …
+    /// What the cluster must have.
     #[serde(default)]
-    pub features: BTreeSet<String>,
+    pub features: BTreeSet<Feature>,
+    /// Whether it disturbs the whole cluster, so that no other case may run beside it. The name
+    /// of its test says so too: that is what nextest goes by.
+    #[serde(default)]
+    pub exclusive: bool,
     /// The requirement it stands for: `HU-10.4`.
     pub requirement: String,
     /// The public bug it guards against: `argo#2711`.
@@ -160,8 +168,8 @@ impl Catalogue {
     /// Understands a catalogue.
     ///
     /// # Errors
-    /// It is not TOML of this shape, an id or test is there twice, or an id does not begin with
-    /// its layer.
+    /// It is not TOML of this shape, an id or test is there twice, an id does not begin with its
+    /// layer, or a case and the name of its test disagree on whether it runs alone.
     pub fn parse(text: &str) -> Result<Self, String> {
         let catalogue: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         let (mut ids, mut tests, mut slugs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -174,6 +182,14 @@ impl Catalogue {
             }
             if !ids.insert(&case.id) || !slugs.insert(case.slug()) {
                 return Err(format!("case {} is there twice", case.id));
+            }
+            if case.exclusive != case.test.contains(EXCLUSIVE_MARK) {
+                return Err(format!(
+                    "case {}: exclusive = {}, so its test's name has {} {EXCLUSIVE_MARK}",
+                    case.id,
+                    case.exclusive,
+                    if case.exclusive { "to hold" } else { "not to hold" },
+                ));
             }
             if !tests.insert(&case.test) {
                 return Err(format!("test {} stands for two cases", case.test));
@@ -286,6 +302,9 @@ mod tests {
             ("full_job::echo", "infra::nodes", "two cases"),
             ("profile = \"core\"", "profile = \"cor\"", "unknown variant"),
             ("title", "titel", "unknown field"),
+            ("profile = \"core\"", "profile = \"core\"\nfeatures = [\"gpus\"]", "unknown variant"),
+            ("profile = \"core\"", "profile = \"core\"\nexclusive = true", "exclusive"),
+            ("infra::nodes", "infra::an_exclusive_test", "exclusive"),
         ] {
             let error = Catalogue::parse(&TWO.replace(from, to)).unwrap_err();
             assert!(error.contains(says), "{from} → {to}: {error}");

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalogue::Case;
 use crate::cluster::KindCluster;
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
+use crate::feature;
 use crate::paths::{Paths, write_atomically};
 use crate::run_dir::RunDir;
 use crate::worker_image::WorkerImage;
@@ -117,6 +119,16 @@ impl Environment {
     #[must_use]
     pub const fn current_version() -> u32 {
         VERSION
+    }
+
+    /// Refuses a case whose features are not all here.
+    ///
+    /// # Errors
+    /// Class infrastructure: what is lacking, and what would bring it.
+    pub fn require(&self, case: &Case) -> Result<()> {
+        let Some(why) = feature::lacking(case, &feature::of(&self.cluster)) else { return Ok(()) };
+        let subject = format!("case {}", case.id);
+        Err(HarnessError::new(FailureClass::Infrastructure, "run", subject, why))
     }
 
     /// Where `up` leaves it.

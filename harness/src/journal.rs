@@ -54,6 +54,22 @@ pub enum Resource {
         /// Its name.
         name: String,
     },
+    /// A worker node whose container was stopped or paused: to be started again.
+    NodeDown {
+        /// Its cluster.
+        cluster: String,
+        /// Its name, which is its container's.
+        name: String,
+    },
+    /// A node that was cordoned: to be uncordoned.
+    NodeCordoned {
+        /// Kubeconfig that reaches its cluster.
+        kubeconfig: PathBuf,
+        /// Context in it.
+        context: String,
+        /// Its name.
+        name: String,
+    },
     /// A process, known by the id of this entry in its environment.
     Process {
         /// The program, for a person.
@@ -75,6 +91,8 @@ impl Resource {
             Self::ClusterObject { type_name, name, .. } => format!("{type_name} {name}"),
             Self::Database { name, .. } => format!("database {name}"),
             Self::Container { name } => format!("container {name}"),
+            Self::NodeDown { name, .. } => format!("stop of node {name}"),
+            Self::NodeCordoned { name, .. } => format!("cordon of node {name}"),
             Self::Process { program } => format!("process {program}"),
             Self::Directory { path } => format!("directory {}", path.display()),
         }

@@ -31,11 +31,14 @@ pub mod versions;
 pub mod worker_image;
 
 // From a cluster to a verdict.
+pub mod api_audit;
+pub mod api_proxy;
 pub mod audit;
 pub mod bench;
 pub mod case;
 pub mod catalogue;
 pub mod environment;
+pub mod feature;
 pub mod host_route;
 pub mod journal;
 pub mod lineage;

@@ -80,6 +80,12 @@ impl Paths {
         self.state.join(format!("kubeconfig-{cluster}"))
     }
 
+    /// The audit policy of one cluster's API server, mounted into its node.
+    #[must_use]
+    pub fn audit_directory(&self, cluster: &str) -> PathBuf {
+        self.state.join(format!("audit-{cluster}"))
+    }
+
     /// What this tool did to the machine.
     #[must_use]
     pub fn bootstrap_record(&self) -> PathBuf {
@@ -133,6 +139,19 @@ pub fn ensure_private_dir(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .infrastructure("create", format!("directory {}", path.display()))
+}
+
+/// Removes a directory and all in it; one that is not there is a success.
+///
+/// # Errors
+/// Something in it cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).infrastructure("remove", path.display().to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file so that a reader sees the old or the new content, never a part: a temporary

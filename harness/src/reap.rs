@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta};
 
-use crate::cluster::{KindCluster, ready};
+use crate::cluster::{KindCluster, node, ready};
 use crate::environment::SecretUrl;
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 use crate::journal::{Entry, Journal, Resource, State};
@@ -107,7 +107,15 @@ async fn remove(run: &RunDir, journal: &Journal, entry: &Entry) -> Reaped {
         Resource::Database { admin_url, name } => remove_database(admin_url, name, run).await,
         Resource::Container { name } => postgres::remove_container(name, run.id.as_str()).await,
         Resource::Process { program } => end_process(entry, program).await,
-        Resource::Directory { path } => remove_directory(path),
+        Resource::Directory { path } => crate::paths::remove_tree(path),
+        Resource::NodeDown { cluster, name } => node::start(cluster, name).await,
+        Resource::NodeCordoned { kubeconfig, context, name } => {
+            match client(kubeconfig, context).await {
+                Ok(Some(client)) => node::set_schedulable(&client, name, true).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
     };
     let removed = removed.and_then(|()| journal.mark(entry.id, State::Removed));
     Reaped { what: entry.resource.describe(), error: removed.err() }
@@ -227,15 +235,6 @@ async fn end_process(entry: &Entry, program: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn remove_directory(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).infrastructure("remove", path.display().to_string())
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

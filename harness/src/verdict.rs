@@ -15,11 +15,11 @@ use crate::outcome::{Outcome, Status};
 pub enum Verdict {
     /// Every selected case ran and passed.
     Conformant,
-    /// Every core case passed; an extended one failed or did not run.
+    /// Every selected case ran, every core case passed, an extended one failed.
     Partial,
-    /// A core case failed.
+    /// A core case failed, or an extended one where no core case was selected.
     NonConformant,
-    /// A core case did not run, so nothing can be said.
+    /// A selected case did not run, so nothing can be said.
     Inconclusive,
 }
 
@@ -90,12 +90,15 @@ impl fmt::Display for Counts {
     }
 }
 
+/// What is said of a case that left no word of itself.
+pub const NO_OUTCOME: &str = "it left no outcome";
+
 /// What one case counts as. `interrupted`: a signal ended the run, so a case that did not come to
 /// its end has not failed.
 #[must_use]
 pub fn judge_case(case: &Case, outcome: Option<&Outcome>, interrupted: bool) -> CaseResult {
     let (result, class, message) = match outcome {
-        None => (Result::NotRun, None, "it left no outcome".to_owned()),
+        None => (Result::NotRun, None, NO_OUTCOME.to_owned()),
         Some(outcome) => match outcome.status {
             Status::Passed => (Result::Passed, None, String::new()),
             Status::Failed => {
@@ -138,11 +141,13 @@ pub fn judge(results: &[CaseResult], leaks: &[String]) -> Verdict {
     let any = |result, profile: Profile| {
         results.iter().any(|case| case.result == result && case.profile == profile)
     };
-    if any(Result::Failed, Profile::Core) || !leaks.is_empty() {
+    let core = results.iter().any(|case| case.profile == Profile::Core);
+    let extended_failed = any(Result::Failed, Profile::Extended);
+    if any(Result::Failed, Profile::Core) || extended_failed && !core || !leaks.is_empty() {
         Verdict::NonConformant
-    } else if results.is_empty() || any(Result::NotRun, Profile::Core) {
+    } else if results.is_empty() || results.iter().any(|case| case.result == Result::NotRun) {
         Verdict::Inconclusive
-    } else if results.iter().any(|case| case.result != Result::Passed) {
+    } else if extended_failed {
         Verdict::Partial
     } else {
         Verdict::Conformant
@@ -181,6 +186,7 @@ mod tests {
             layer: Layer::Infra,
             profile,
             features: Default::default(),
+            exclusive: false,
             requirement: "HU-10.1".into(),
             guards: Vec::new(),
             test: "infra::x".into(),
@@ -208,7 +214,9 @@ mod tests {
             (vec![ok()], &none, Verdict::Conformant, 0),
             (vec![], &none, Verdict::Inconclusive, 3),
             (vec![ok(), result(Core, None, None)], &none, Verdict::Inconclusive, 3),
-            (vec![ok(), result(Extended, None, None)], &none, Verdict::Partial, 3),
+            (vec![ok(), result(Extended, None, None)], &none, Verdict::Inconclusive, 3),
+            (vec![result(Extended, None, None)], &none, Verdict::Inconclusive, 3),
+            (vec![result(Extended, Some(Failed), Some(Product))], &none, Verdict::NonConformant, 1),
             (
                 vec![ok(), result(Core, Some(Failed), Some(Product))],
                 &none,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hodei_harness::catalogue::Catalogue;
+use hodei_harness::catalogue::{Catalogue, EXCLUSIVE_MARK};
 
 /// One test, as its source has it.
 struct Source {
@@ -58,4 +58,17 @@ fn every_test_asserts_and_is_left_out_without_a_cluster() {
         assert!(test.asserts, "{name} asserts nothing");
         assert!(test.ignored, "{name} would run in a plain `cargo test`");
     }
+}
+
+/// That a case is exclusive and its test is named so is the catalogue's own rule; that nextest acts
+/// on the name is its configuration's.
+#[test]
+fn nextest_runs_exclusive_cases_alone() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.config/nextest.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let wanted = format!(
+        "[[profile.e2e.overrides]]\nfilter = \"test(/{EXCLUSIVE_MARK}/)\"\n\
+         threads-required = \"num-test-threads\"\n"
+    );
+    assert!(text.contains(&wanted), "{text}");
 }

@@ -7,6 +7,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Map, Value, json};
 
+use super::disturbance::Disturbance;
 use super::namespace::{CaseNamespace, Place, TOKEN_VALIDITY, write_kubeconfig};
 use super::{CaseOptions, Clients, Recorder};
 use crate::cluster::ready;
@@ -31,6 +32,7 @@ pub struct CaseEnv {
     pub(super) recorder: Recorder,
     pub(super) stack: Option<Stack>,
     pub(super) kubeconfig: PathBuf,
+    pub(super) disturbance: Disturbance,
 }
 
 /// What a case with a server has beside its namespace.
@@ -82,6 +84,7 @@ impl CaseEnv {
         let kubeconfig =
             write_kubeconfig(&client, &environment.cluster, &name, &private, TOKEN_VALIDITY)
                 .await?;
+        let disturbance = Disturbance::start(options, &kubeconfig, &name, &private).await?;
         let stack = match database {
             None => None,
             Some(database) => {
@@ -99,6 +102,7 @@ impl CaseEnv {
             recorder,
             stack,
             kubeconfig,
+            disturbance,
         };
         if let Some(overrides) = &options.provider {
             env.register_provider(PROVIDER, overrides).await?;
@@ -135,19 +139,14 @@ impl CaseEnv {
     /// # Errors
     /// The kubeconfig cannot be used.
     pub async fn control_plane_kube(&self) -> Result<Client> {
-        let subject = "the control plane's kubeconfig";
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).infrastructure("read", subject)?;
-        let config =
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .infrastructure("use", subject)?;
-        Client::try_from(config).infrastructure("use", subject)
+        client_by(self.control_plane_kubeconfig()).await
     }
 
-    /// The kubeconfig with the permissions of the server under test.
+    /// The kubeconfig of the server under test: with its permissions, and through the fault proxy
+    /// if the case has one.
     #[must_use]
     pub fn control_plane_kubeconfig(&self) -> &Path {
-        &self.kubeconfig
+        self.disturbance.kubeconfig().unwrap_or(&self.kubeconfig)
     }
 
     /// What was and is in the namespace.
@@ -206,7 +205,7 @@ impl CaseEnv {
         let host = &self.environment.host;
         json!({
             "namespace": self.namespace.name,
-            "kubeconfig": self.kubeconfig,
+            "kubeconfig": self.control_plane_kubeconfig(),
             "service_account": super::WORKER_ACCOUNT,
             "image": self.environment.worker_image.reference,
             "image_pull_policy": "Never",
@@ -273,6 +272,17 @@ impl CaseEnv {
 pub fn command(argv: &[&str]) -> JobSpec {
     let argv = argv.iter().map(|word| (*word).to_owned()).collect();
     JobSpec { run: Some(job_spec::Run::Command(Command { argv })), ..Default::default() }
+}
+
+/// A client that repeats nothing by itself, so that what one request did can be told.
+pub(super) async fn client_by(kubeconfig: &Path) -> Result<Client> {
+    let subject = "the control plane's kubeconfig";
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).infrastructure("read", subject)?;
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
+    let mut config = config.infrastructure("use", subject)?;
+    config.default_retry = false;
+    Client::try_from(config).infrastructure("use", subject)
 }
 
 fn no_server(id: &str) -> HarnessError {

@@ -38,6 +38,9 @@ impl CaseEnv {
                 self.write(&format!("rows-{table}.jsonl"), &text);
             }
         }
+        if let Ok(proxy) = self.api_proxy() {
+            self.write("api-requests.jsonl", &proxy.evidence());
+        }
         let pods = Api::<Pod>::namespaced(self.client.clone(), self.namespace());
         for pod in self.recorder.live_pods() {
             for previous in [false, true] {

@@ -6,6 +6,7 @@
 
 mod audit;
 mod clients;
+mod disturbance;
 mod env;
 mod evidence;
 pub(crate) mod namespace;

@@ -17,6 +17,7 @@ pub struct CaseOptions {
     pub(super) server_environment: BTreeMap<String, String>,
     pub(super) deadline: Duration,
     pub(super) pod_quota: u32,
+    pub(super) api_proxy: bool,
 }
 
 impl Default for CaseOptions {
@@ -28,6 +29,7 @@ impl Default for CaseOptions {
             server_environment: BTreeMap::new(),
             deadline: DEADLINE,
             pod_quota: 80,
+            api_proxy: false,
         }
     }
 }
@@ -78,6 +80,14 @@ impl CaseOptions {
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Puts a fault proxy between the case's provider and the Kubernetes API:
+    /// [`CaseEnv::api_proxy`](super::CaseEnv::api_proxy). Feature `fault-proxy`.
+    #[must_use]
+    pub fn api_proxy(mut self) -> Self {
+        self.api_proxy = true;
         self
     }
 

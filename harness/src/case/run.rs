@@ -85,7 +85,10 @@ where
     let own_process = if owned { Some(own_process(id, &run)?) } else { None };
     let lived = match Catalogue::read(&environment.workspace) {
         Ok(catalogue) => match catalogue.case(id) {
-            Ok(case) => go_through(id, &case.slug(), environment, &run, options, body).await,
+            Ok(case) => match environment.require(case) {
+                Ok(()) => go_through(id, &case.slug(), environment, &run, options, body).await,
+                Err(error) => Err(Failure::of(error)),
+            },
             Err(error) => Err(Failure::of(error)),
         },
         Err(error) => Err(Failure::of(error)),
@@ -137,6 +140,10 @@ where
         }),
         Err(panic) => failures.push(Failure::of_panic(&*panic)),
     }
+    // However the body ended, and before anything is asked of the cluster.
+    if let Err(error) = env.end_disturbances().await {
+        failures.push(Failure::of(error));
+    }
     if failures.is_empty()
         && let Err(error) = env.audit().await
     {
@@ -183,6 +190,9 @@ impl CaseEnv {
         }
         // It holds a token of the case's account, which went with the namespace.
         drop(std::fs::remove_file(&self.kubeconfig));
+        if let Ok(proxy) = self.api_proxy() {
+            drop(std::fs::remove_file(proxy.kubeconfig()));
+        }
         first.map_or(Ok(()), Err)
     }
 }

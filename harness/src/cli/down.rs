@@ -13,7 +13,7 @@ use super::Context;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The cluster's name
-    #[arg(long, env = cluster::NAME_ENV, default_value = cluster::DEFAULT_NAME)]
+    #[arg(long, alias = "cluster", env = cluster::NAME_ENV, default_value = cluster::DEFAULT_NAME)]
     cluster_name: String,
     /// Leave the cluster up and take down only what runs on it
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! The command line: one module a command, signals, and how errors end the process.
 
 mod bench;
+mod bootstrap;
 mod doctor;
 mod down;
 mod pristine;
@@ -24,6 +25,7 @@ const EXAMPLES: &str = "Examples:
   KIND_CLUSTER_NAME=mine hodei-e2e up   a cluster of another name
   hodei-e2e up --stack                  the same and a stack that `hodei` finds by itself
   hodei-e2e run --layer lifecycle       the cases of one layer, and a verdict
+  hodei-e2e run --nodes 2 --profile all core and extended cases on two nodes
   hodei-e2e reap                        removes what a killed run left
   hodei-e2e pristine                    takes back everything that `up` brought
 
@@ -126,4 +128,29 @@ async fn cancel_on_signal(progress: Progress) {
     progress.cancellation().cancel();
     any().await;
     std::process::exit(i32::from(EXIT_INTERRUPTED));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        for good in [
+            "up --cluster mine --nodes 5 --yes",
+            "down --cluster mine",
+            "run --cluster-name mine --nodes 2 --profile all",
+            "run --profile extended --layer lifecycle",
+        ] {
+            let words = std::iter::once("hodei-e2e").chain(good.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{good}");
+        }
+        for bad in ["up --nodes 0", "run --nodes 6", "run --profile both"] {
+            let words = std::iter::once("hodei-e2e").chain(bad.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{bad}");
+        }
+    }
 }

@@ -1,21 +1,22 @@
 //! `hodei-e2e up`: everything that a run needs, brought up and left up.
 
-use hodei_harness::bootstrap::{BootstrapOptions, bootstrap};
-use hodei_harness::cluster;
-use hodei_harness::engine::Consent;
 use hodei_harness::failure::{Classify, FailureClass, Result};
-use hodei_harness::node_image::SourceChoice;
 use hodei_harness::paths::write_atomically;
 use hodei_harness::postgres::PostgresChoice;
 use hodei_harness::stack::start_stack;
 
+use super::bootstrap::BootstrapArgs;
 use super::{Context, OutputFormat};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hodei-e2e up --yes           engine, cluster, images; asks for nothing
+  hodei-e2e up --stack         the same and a stack that `hodei` finds by itself
+  hodei-e2e up --nodes 3       a control plane and two workers
+  hodei-e2e up --output json   what is up, for a program")]
 pub(super) struct Args {
-    /// Install and start what is missing without asking (CI=true means the same)
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    bootstrap: BootstrapArgs,
     /// Make the cluster again even if it is as wanted
     #[arg(long)]
     recreate: bool,
@@ -30,25 +31,15 @@ pub(super) struct Args {
         default_value = "container"
     )]
     postgres: PostgresChoice,
-    /// Where the node image comes from
-    #[arg(long, value_enum, default_value_t, env = "HODEI_E2E_NODE_IMAGE_SOURCE")]
-    node_image_source: SourceChoice,
-    /// The cluster's name
-    #[arg(long, env = cluster::NAME_ENV, default_value = cluster::DEFAULT_NAME)]
-    cluster: String,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "text")]
     output: OutputFormat,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<u8> {
-    let options = BootstrapOptions {
-        consent: Consent::from_flag(args.yes),
-        cluster_name: args.cluster,
-        recreate: args.recreate,
-        node_image_source: args.node_image_source,
-    };
-    let outcome = bootstrap(&context.paths, &options, &context.progress).await;
+    let options = args.bootstrap.options(args.recreate);
+    let outcome =
+        hodei_harness::bootstrap::bootstrap(&context.paths, &options, &context.progress).await;
     let timings = context.progress.timings_json_lines();
     write_atomically(&context.paths.log_dir().join("up-timings.jsonl"), timings.as_bytes(), 0o600)?;
     let up = outcome?;

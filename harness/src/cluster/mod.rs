@@ -5,6 +5,8 @@
 //! kubeconfig is private to this tool; the user's own is never written.
 
 pub mod config;
+pub(crate) mod network;
+pub mod node;
 mod ownership;
 pub mod ready;
 
@@ -45,10 +47,37 @@ pub struct KindCluster {
     pub nodes: Vec<String>,
 }
 
+/// What the name of the control plane's node ends with.
+const CONTROL_PLANE_SUFFIX: &str = "-control-plane";
+
+impl KindCluster {
+    /// The node that the API server is on.
+    #[must_use]
+    pub fn control_plane(&self) -> Option<&str> {
+        let mut nodes = self.nodes.iter().map(String::as_str);
+        nodes.find(|node| node.ends_with(CONTROL_PLANE_SUFFIX))
+    }
+
+    /// The nodes that can go without taking the API server with them.
+    #[must_use]
+    pub fn workers(&self) -> Vec<&str> {
+        let nodes = self.nodes.iter().map(String::as_str);
+        nodes.filter(|node| !node.ends_with(CONTROL_PLANE_SUFFIX)).collect()
+    }
+}
+
 /// The name that the environment asks for.
 #[must_use]
 pub fn name_from_environment() -> String {
     std::env::var(NAME_ENV).ok().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAME.into())
+}
+
+/// How many nodes the cluster called `name` was made with; `None` if this tool made none.
+///
+/// # Errors
+/// What was written down about it cannot be read.
+pub fn recorded_nodes(paths: &Paths, name: &str) -> Result<Option<u8>> {
+    ownership::recorded_nodes(paths, name)
 }
 
 /// The cluster of `spec`: reused if it is as wanted, else made.
@@ -113,12 +142,14 @@ async fn reuse(
         mark.nodes.iter().filter(|node| !node.running).map(|node| node.name.as_str()).collect();
     if !stopped.is_empty() {
         stage.line("starting the nodes");
-        let start = docker(["start"]).args(&stopped).run(stage).await;
-        start.infrastructure("start", format!("nodes {}", stopped.join(", ")))?;
+        for name in &stopped {
+            node::start(&spec.name, name).await?;
+        }
     }
     export_kubeconfig(paths, kind, &spec.name, stage).await?;
     let cluster = describe(paths, &spec.name, &mark);
     ready::await_ready(&cluster, stage).await?;
+    network::connect(&cluster).await?;
     stage.note(if stopped.is_empty() { "reused" } else { "reused, nodes started again" });
     Ok(cluster)
 }
@@ -133,6 +164,8 @@ async fn create(
     stage.line("kind create cluster");
     record.begin(Action::Cluster { name: spec.name.clone() })?;
     ownership::begin(paths, spec)?;
+    let policy = spec.audit_directory.join("policy.yaml");
+    crate::paths::write_atomically(&policy, config::AUDIT_POLICY.as_bytes(), 0o644)?;
     let create = kind_command(kind)
         .args(["create", "cluster", "--config", "-", "--wait", "0s"])
         .args(["--name", &spec.name, "--image", &spec.image.reference])
@@ -146,6 +179,8 @@ async fn create(
     let cluster = describe(paths, &spec.name, &mark);
     ready::await_ready(&cluster, stage).await?;
     ready::label_owner(&cluster, &spec.tag()).await?;
+    ready::open_control_plane(&cluster).await?;
+    network::connect(&cluster).await?;
     let action = Action::Cluster { name: spec.name.clone() };
     record.finish(&action, action.clone())?;
     Ok(cluster)
@@ -176,6 +211,7 @@ pub async fn delete(
         .await;
     deleted.infrastructure("delete", format!("cluster {name}"))?;
     ownership::forget(paths, name)?;
+    crate::paths::remove_tree(&paths.audit_directory(name))?;
     for leftover in [kubeconfig.clone(), kubeconfig.with_added_extension("lock")] {
         match std::fs::remove_file(&leftover) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -48,6 +48,12 @@ pub(super) async fn examine(paths: &Paths, name: &str, stage: &Stage) -> Result<
     Ok(judge(read(paths, name)?, containers(name, stage).await?))
 }
 
+/// How many nodes a cluster was made with, by what was written down.
+pub(super) fn recorded_nodes(paths: &Paths, name: &str) -> Result<Option<u8>> {
+    let count = read(paths, name)?.map_or(0, |mark| mark.nodes.len());
+    Ok(u8::try_from(count).ok().filter(|count| *count > 0))
+}
+
 /// Writes down that a cluster is about to be made.
 pub(super) fn begin(paths: &Paths, spec: &ClusterSpec) -> Result<()> {
     save(paths, &spec.name, &Mark { tag: spec.tag(), nodes: Vec::new() })

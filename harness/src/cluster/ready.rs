@@ -19,6 +19,8 @@ use crate::wait::{Observed, Wait};
 
 /// From the end of `kind create` to a cluster that takes pods, on a slow machine.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
+/// What keeps pods off a control plane that has workers beside it.
+const CONTROL_PLANE_TAINT: &str = "node-role.kubernetes.io/control-plane";
 /// Where the mark inside the cluster is.
 const OWNER: (&str, &str) = ("kube-system", "hodei-e2e-owner");
 
@@ -127,6 +129,27 @@ pub(super) async fn label_owner(cluster: &KindCluster, tag: &str) -> Result<()> 
     let api = Api::<ConfigMap>::namespaced(client(cluster).await?, namespace);
     let params = PatchParams::apply("hodei-e2e").force();
     api.patch(name, &params, &Patch::Apply(map)).await.infrastructure("mark", &cluster.name)?;
+    Ok(())
+}
+
+/// Lets the control plane's node take pods, as that of a cluster of one node does by itself: two
+/// nodes are there so that work can move from one to the other.
+///
+/// # Errors
+/// The API server refuses.
+pub(super) async fn open_control_plane(cluster: &KindCluster) -> Result<()> {
+    let Some(name) = cluster.control_plane() else { return Ok(()) };
+    let nodes = Api::<Node>::all(client(cluster).await?);
+    let subject = || format!("node {name}");
+    let node = nodes.get(name).await.infrastructure("read", subject())?;
+    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    let left: Vec<_> = taints.iter().filter(|taint| taint.key != CONTROL_PLANE_TAINT).collect();
+    if left.len() == taints.len() {
+        return Ok(());
+    }
+    let change = serde_json::json!({"spec": {"taints": left}});
+    let params = PatchParams::default();
+    nodes.patch(name, &params, &Patch::Merge(change)).await.infrastructure("open", subject())?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 mod nextest;
 mod prepare;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use crate::catalogue::{Case, Catalogue, Selection};
 use crate::cluster::ready;
 use crate::environment::Keep;
 use crate::failure::{HarnessError, Result};
+use crate::feature;
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::paths::Paths;
@@ -26,7 +28,7 @@ use crate::progress::{Progress, Stage};
 use crate::reap::{self, Kept, RunReaped};
 use crate::report::{Fingerprint, Report, SCHEMA};
 use crate::run_dir::{self, RunDir};
-use crate::verdict::{CaseResult, count, exit_code, judge, judge_case};
+use crate::verdict::{CaseResult, NO_OUTCOME, count, exit_code, judge, judge_case};
 
 /// What is asked of a run.
 #[derive(Debug, Clone, Default)]
@@ -79,10 +81,14 @@ pub async fn run(paths: &Paths, request: &RunRequest, progress: &Progress) -> Re
     let interrupted = progress.cancellation().is_cancelled();
     let leaks = clean_up(&run, &mut held, progress).await;
     let mut results = judged(&cases, &run, interrupted)?;
+    if let Some(up) = &held.bootstrapped {
+        say_what_is_lacking(&cases, &mut results, &feature::of(&up.cluster));
+    }
     let error = worked.err();
     if let Some(error) = &error {
         let reason = format!("the run ended before it: {error}");
-        for case in results.iter_mut().filter(|case| case.evidence.is_empty()) {
+        let untouched = |case: &&mut CaseResult| case.message == NO_OUTCOME;
+        for case in results.iter_mut().filter(untouched) {
             case.message.clone_from(&reason);
         }
     }
@@ -117,6 +123,14 @@ async fn work(
 ) -> Result<()> {
     let up = crate::bootstrap::bootstrap(paths, &request.bootstrap, progress).await?;
     let up = held.bootstrapped.insert(up).clone();
+    let here = feature::of(&up.cluster);
+    let can_run = |case: &&&Case| feature::lacking(case, &here).is_none();
+    let runnable: Vec<&Case> = cases.iter().filter(can_run).copied().collect();
+    if runnable.is_empty() {
+        progress.say("no selected case can run here");
+        return Ok(());
+    }
+    let cases = &runnable;
     let nextest =
         Nextest { program: up.tools.nextest.clone(), workspace: paths.workspace().to_path_buf() };
     prepare::prepare(paths, request, &up, &nextest, run, &mut held.postgres, progress).await?;
@@ -188,6 +202,19 @@ fn judged(cases: &[&Case], run: &RunDir, interrupted: bool) -> Result<Vec<CaseRe
     cases.iter().map(judge).collect()
 }
 
+/// A case that was left out is told apart from one that should have run and did not.
+fn say_what_is_lacking(
+    cases: &[&Case],
+    results: &mut [CaseResult],
+    here: &BTreeSet<feature::Feature>,
+) {
+    for (case, result) in cases.iter().zip(results) {
+        if let Some(why) = feature::lacking(case, here) {
+            result.message = why;
+        }
+    }
+}
+
 async fn fingerprint(up: Option<&Bootstrapped>) -> Fingerprint {
     let host = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
     let Some(up) = up else { return Fingerprint { host, ..Default::default() } };
@@ -203,5 +230,44 @@ async fn fingerprint(up: Option<&Bootstrapped>) -> Fingerprint {
         nodes: up.cluster.nodes.len(),
         worker_image: format!("{} {}", up.worker_image.reference, up.worker_image.id),
         host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feature::Feature;
+    use crate::verdict::Verdict;
+
+    const CASES: &str = r#"
+        [[case]]
+        id = "lifecycle.evicted"
+        title = "An evicted pod's job says so"
+        layer = "lifecycle"
+        profile = "extended"
+        features = ["node-control"]
+        requirement = "HU-7.5"
+        test = "lifecycle::evicted"
+
+        [[case]]
+        id = "lifecycle.moved"
+        title = "A job moves to another node"
+        layer = "lifecycle"
+        profile = "extended"
+        features = ["multi-node", "node-control"]
+        requirement = "HU-7.5"
+        test = "lifecycle::moved"
+    "#;
+
+    #[test]
+    fn a_case_that_cannot_run_says_why_and_is_never_green() {
+        let catalogue = Catalogue::parse(CASES).unwrap();
+        let cases: Vec<_> = catalogue.cases.iter().collect();
+        let mut results: Vec<_> = cases.iter().map(|case| judge_case(case, None, false)).collect();
+        say_what_is_lacking(&cases, &mut results, &BTreeSet::from([Feature::NodeControl]));
+        assert_eq!(results[0].message, NO_OUTCOME);
+        assert!(results[1].message.contains("lacks multi-node ("), "{}", results[1].message);
+        assert_eq!(judge(&results, &[]), Verdict::Inconclusive);
+        assert_eq!(exit_code(&results, &[], false), crate::failure::EXIT_INCONCLUSIVE);
     }
 }
