@@ -39,12 +39,46 @@ pub(crate) struct Setting<T> {
     pub(crate) source: Source,
 }
 
-/// The server's addresses and whom to trust.
+/// Where the token of the server is. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Token {
+    None,
+    Given(String),
+    File(PathBuf),
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("-"),
+            Self::Given(_) => f.write_str("(given)"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({self})")
+    }
+}
+
+impl Serialize for Token {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => serializer.serialize_none(),
+            given => serializer.collect_str(given),
+        }
+    }
+}
+
+/// The server's addresses, whom to trust, and who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Context {
     pub(crate) grpc: Setting<String>,
     pub(crate) rest: Setting<String>,
     pub(crate) ca_file: Setting<Option<PathBuf>>,
+    pub(crate) token: Setting<Token>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +87,7 @@ struct ContextFile {
     grpc: Option<String>,
     rest: Option<String>,
     ca_file: Option<PathBuf>,
+    token_file: Option<PathBuf>,
 }
 
 impl Context {
@@ -84,10 +119,23 @@ impl Context {
             (None, Some(file)) => Setting { value: Some(file), source: from_file.clone() },
             (None, None) => Setting { value: None, source: Source::Default },
         };
+        let token = match (&given.token, &given.token_file, file.token_file) {
+            (Some(token), _, _) => {
+                Setting { value: Token::Given(token.clone()), source: source("token") }
+            }
+            (None, Some(path), _) => {
+                Setting { value: Token::File(path.clone()), source: source("token_file") }
+            }
+            (None, None, Some(path)) => {
+                Setting { value: Token::File(path), source: from_file.clone() }
+            }
+            (None, None, None) => Setting { value: Token::None, source: Source::Default },
+        };
         Ok(Self {
             grpc: address("server", &given.server, file.grpc, "http://127.0.0.1:50051"),
             rest: address("rest", &given.rest, file.rest, "http://127.0.0.1:8080"),
             ca_file,
+            token,
         })
     }
 
@@ -98,10 +146,38 @@ impl Context {
             ("grpc", &self.grpc.value, &self.grpc.source),
             ("rest", &self.rest.value, &self.rest.source),
             ("ca_file", &ca_file.unwrap_or_else(|| "-".to_owned()), &self.ca_file.source),
+            ("token", &self.token.value.to_string(), &self.token.source),
         ];
         let rows =
             rows.map(|(name, value, source)| [name.to_owned(), value.clone(), source.to_string()]);
         view::table(Some(["SETTING", "VALUE", "FROM"].map(str::to_owned)), rows.to_vec())
+    }
+
+    /// The token to present, if there is one.
+    pub(crate) fn token(&self) -> Result<Option<String>, Failure> {
+        let (text, path) = match &self.token.value {
+            Token::None => return Ok(None),
+            Token::Given(token) => (token.clone(), None),
+            Token::File(path) => {
+                let text = fs::read_to_string(path).map_err(|error| Failure::File {
+                    path: path.clone(),
+                    problem: error.to_string(),
+                    help: "This file holds the server's token; `hodei context show` says who names it.",
+                })?;
+                (text.trim_end().to_owned(), Some(path))
+            }
+        };
+        // Whatever else is in it would be another header, or none.
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let place =
+                path.map_or_else(|| "--token".to_owned(), |path| path.display().to_string());
+            return Err(Failure::Local {
+                what: format!("{place} holds no token"),
+                help: "A token is one line of printable ASCII characters without a space."
+                    .to_owned(),
+            });
+        }
+        Ok(Some(text))
     }
 
     /// The PEM of the authorities to trust, if any were named.
@@ -125,8 +201,8 @@ fn read(path: &Path) -> Result<ContextFile, Failure> {
     let failed = |problem| Failure::File {
         path: path.to_owned(),
         problem,
-        help: "A context file has the lines grpc = \"http://…\", rest = \"http://…\" and, with \
-               https, ca_file = \"…\". `make up` writes one.",
+        help: "A context file has the lines grpc = \"http://…\", rest = \"http://…\" and, where \
+               needed, ca_file = \"…\" and token_file = \"…\". `make up` writes one.",
     };
     let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     toml::from_str(&text).map_err(|error| failed(error.to_string().trim().to_owned()))

@@ -5,6 +5,10 @@ use std::{error::Error as _, path::PathBuf};
 use miette::Diagnostic;
 use tonic::{Code, Status};
 
+/// What to do where the server does not admit us.
+pub(crate) const OTHER_TOKEN: &str = "Give the server's token with --token-file, HODEI_TOKEN_FILE or \
+                                      token_file in the context file.";
+
 /// A failure of `hodei` itself, never of a job.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub(crate) enum Failure {
@@ -54,10 +58,9 @@ impl Failure {
             Code::Unavailable => "The server is up and cannot do this now; its log says more.",
             Code::NotFound => "`hodei job list` shows the jobs there are.",
             Code::InvalidArgument => "`hodei job run --help` says what each flag takes.",
+            Code::FailedPrecondition => "`hodei job get` shows how the job stands.",
             Code::AlreadyExists => "An idempotency key stands for one job; take another key.",
-            Code::Unauthenticated | Code::PermissionDenied => {
-                "The server wants other credentials than these."
-            }
+            Code::Unauthenticated | Code::PermissionDenied => OTHER_TOKEN,
             Code::Unimplemented => {
                 "Is the server of the same version, and the address that of gRPC?"
             }

@@ -169,11 +169,11 @@ pub(crate) fn is_final(state: v1::JobState) -> bool {
     state.to_core().is_some_and(hodei_core::job::JobState::is_final)
 }
 
-/// Watches a job until its final state, telling each change.
+/// Watches a job until its final state, telling each change once, through broken links too.
 pub(crate) async fn watch(
     server: &Server,
     id: &str,
-    mut on_change: impl FnMut(&v1::Job),
+    mut on_change: impl FnMut(&v1::Job) -> Result<(), Failure>,
 ) -> Result<v1::Job, Failure> {
     let (mut patience, mut version) = (Patience::new(), None);
     loop {
@@ -188,7 +188,7 @@ pub(crate) async fn watch(
                             patience = Patience::new();
                             let job = required(change.job)?;
                             if version.replace(job.version) != Some(job.version) {
-                                on_change(&job);
+                                on_change(&job)?;
                             }
                             if is_final(job.state()) {
                                 return Ok(job);

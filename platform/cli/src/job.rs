@@ -1,4 +1,4 @@
-//! `hodei job get|list|logs|cancel`.
+//! `hodei job get|list|logs|watch|retry|cancel`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -9,11 +9,11 @@ use crate::{
     args::{Format, JobCommand, State},
     context::Context,
     failure::Failure,
-    follow::{Follower, Position, get},
+    follow::{Follower, Position, get, required, watch},
     run,
     screen::{Screen, print},
     server::Server,
-    view::{JobView, job_table, json},
+    view::{JobView, job_table, json, json_line},
 };
 
 /// Most jobs one call gives.
@@ -24,6 +24,7 @@ pub(crate) async fn execute(context: &Context, command: JobCommand) -> Result<u8
     let connect = || Server::connect(context);
     match command {
         JobCommand::Run(args) => return run::run(context, *args).await,
+        JobCommand::Submit(args) => return run::submit(context, args.job).await,
         JobCommand::Get { id, output } => {
             let job = JobView::new(&get(&connect().await?, &id).await?);
             print(&match output.format {
@@ -43,6 +44,23 @@ pub(crate) async fn execute(context: &Context, command: JobCommand) -> Result<u8
             let position = Position { epoch: from_attempt, sequence: from_sequence };
             logs(&connect().await?, &id, position, follow).await?;
         }
+        JobCommand::Watch { id, output } => {
+            watch(&connect().await?, &id, |job| {
+                let job = JobView::new(job);
+                print(&match output.format {
+                    Format::Json => json_line(&job),
+                    Format::Table => job.change(Timestamp::now()),
+                })
+            })
+            .await?;
+        }
+        JobCommand::Retry { id, idempotency_key, output } => {
+            let job = JobView::new(&retry(&connect().await?, &id, idempotency_key).await?);
+            print(&match output.format {
+                Format::Json => json(&job),
+                Format::Table => job.describe(Timestamp::now()),
+            })?;
+        }
         JobCommand::Cancel { id, reason } => {
             let job = JobView::new(&run::cancel(&connect().await?, &id, &reason).await?);
             print(&job.describe(Timestamp::now()))?;
@@ -58,6 +76,18 @@ async fn logs(server: &Server, id: &str, position: Position, follow: bool) -> Re
         () = screen.closed() => Err(Failure::OutputClosed),
     };
     shown.and(screen.finish().await)
+}
+
+/// Runs a job again. A key of our own, if none is given, makes it safe to ask again when no answer came.
+async fn retry(server: &Server, id: &str, key: Option<String>) -> Result<v1::Job, Failure> {
+    let idempotency_key = key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let request = v1::RetryJobRequest { id: id.to_owned(), idempotency_key };
+    let jobs = server.jobs();
+    let response = server.call(|| {
+        let (mut jobs, request) = (jobs.clone(), request.clone());
+        async move { jobs.retry(request).await }
+    });
+    required(response.await?.job)
 }
 
 async fn list(server: &Server, states: &[State], limit: u32) -> Result<Vec<v1::Job>, Failure> {

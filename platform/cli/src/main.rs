@@ -14,6 +14,7 @@ mod run;
 mod screen;
 mod server;
 mod view;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -57,20 +58,27 @@ fn main() -> ExitCode {
 async fn execute(cli: Cli, matches: &clap::ArgMatches) -> Result<u8, Failure> {
     // reqwest comes without a crypto provider; a second installation of the same one is no matter.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let context = Context::find(&cli.connection, matches)?;
+    // Found by those that need it: a broken context file is no obstacle to the others.
+    let context = || Context::find(&cli.connection, matches);
     match cli.command {
-        Command::Job(command) => return job::execute(&context, command).await,
+        Command::Job(command) => return job::execute(&context()?, command).await,
         Command::Provider(command) => {
-            provider::execute(&rest::Rest::new(&context)?, command).await?;
+            return provider::execute(&rest::Rest::new(&context()?)?, command).await;
         }
         Command::Worker(command) => {
-            provider::execute_worker(&rest::Rest::new(&context)?, command).await?;
+            provider::execute_worker(&rest::Rest::new(&context()?)?, command).await?;
         }
         Command::Context(ContextCommand::Show { output }) => {
+            let context = context()?;
             screen::print(&match output.format {
                 Format::Json => view::json(&context),
                 Format::Table => context.describe(),
             })?;
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hodei", &mut script);
+            screen::print(&String::from_utf8_lossy(&script))?;
         }
     }
     Ok(0)

@@ -13,35 +13,52 @@ use crate::{
     view,
 };
 
-pub(crate) async fn execute(rest: &Rest, command: ProviderCommand) -> Result<(), Failure> {
+/// Carries a command out; the exit code to end with.
+pub(crate) async fn execute(rest: &Rest, command: ProviderCommand) -> Result<u8, Failure> {
     match command {
         ProviderCommand::Add { name, kind, config, set } => {
             let config = make_config(config.as_deref(), &set)?;
             let body = json!({ "type": kind, "name": name, "config": config });
             rest.post(&["providers"], &body).await?;
-            print(&format!("provider {name} was added\n"))
+            print(&format!("provider {name} was added\n"))?;
         }
         ProviderCommand::List { output } => {
             let answer = rest.get(&["providers"]).await?;
             print(&match output.format {
                 Format::Json => view::json(&answer),
                 Format::Table => provider_table(&answer),
-            })
+            })?;
+        }
+        ProviderCommand::Health { name, output } => {
+            let answer = rest.get(&["providers", &name]).await?;
+            print(&match output.format {
+                Format::Json => view::json(&answer),
+                Format::Table => provider_health(&answer),
+            })?;
+            return Ok(u8::from(answer.get("healthy") != Some(&Value::Bool(true))));
         }
         ProviderCommand::Remove { name } => {
             rest.delete(&["providers", &name]).await?;
-            print(&format!("provider {name} was removed\n"))
+            print(&format!("provider {name} was removed\n"))?;
         }
     }
+    Ok(0)
 }
 
 pub(crate) async fn execute_worker(rest: &Rest, command: WorkerCommand) -> Result<(), Failure> {
-    let WorkerCommand::List { output } = command;
-    let answer = rest.get(&["workers"]).await?;
-    print(&match output.format {
-        Format::Json => view::json(&answer),
-        Format::Table => worker_table(&answer, Timestamp::now()),
-    })
+    match command {
+        WorkerCommand::List { output } => {
+            let answer = rest.get(&["workers"]).await?;
+            print(&match output.format {
+                Format::Json => view::json(&answer),
+                Format::Table => worker_table(&answer, Timestamp::now()),
+            })
+        }
+        WorkerCommand::Drain { id } => {
+            let answer = rest.post(&["workers", &id, "drain"], &json!({})).await?;
+            print(&format!("worker {id} is {}\n", text(&answer, "state")))
+        }
+    }
 }
 
 fn make_config(file: Option<&Path>, set: &[(String, String)]) -> Result<Value, Failure> {
@@ -77,6 +94,45 @@ fn read_config(path: &Path) -> Result<Value, Failure> {
         serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?
     };
     if value.is_object() { Ok(value) } else { Err(failed("it is not an object".to_owned())) }
+}
+
+/// One provider in full: each of its capabilities that is known has a row.
+fn provider_health(answer: &Value) -> String {
+    let healthy = answer.get("healthy").and_then(Value::as_bool).unwrap_or_default();
+    let mut rows = vec![
+        ["Provider".to_owned(), text(answer, "name")],
+        ["Type".to_owned(), text(answer, "type")],
+        ["Health".to_owned(), if healthy { "healthy" } else { "unhealthy" }.to_owned()],
+        ["Checked".to_owned(), seconds_ago(answer, "health_age_seconds")],
+    ];
+    if answer.get("problem").is_some_and(Value::is_string) {
+        rows.push(["Problem".to_owned(), text(answer, "problem")]);
+    }
+    rows.push(["Capabilities".to_owned(), seconds_ago(answer, "capabilities_age_seconds")]);
+    if answer.get("capabilities_problem").is_some_and(Value::is_string) {
+        rows.push(["Not measured".to_owned(), text(answer, "capabilities_problem")]);
+    }
+    let known = answer.get("capabilities").and_then(Value::as_object);
+    for (name, value) in known.into_iter().flatten() {
+        let shown = match value {
+            Value::Null => continue,
+            Value::Array(all) if all.is_empty() => continue,
+            Value::Object(all) if all.is_empty() => continue,
+            Value::Array(all) => {
+                let texts =
+                    all.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+                texts.collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        rows.push([name.clone(), shown]);
+    }
+    view::table(None, rows)
+}
+
+fn seconds_ago(answer: &Value, field: &str) -> String {
+    let seconds = answer.get(field).and_then(Value::as_i64);
+    seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds}s ago"))
 }
 
 fn provider_table(answer: &Value) -> String {
@@ -140,6 +196,19 @@ mod tests {
             "namespace": "b", "limits": {"cpu": "1", "memory": "1Gi"}, "ttl": 60, "tags": [1, 2],
         });
         assert_eq!(make_config(Some(file.path()), &set).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_provider_is_shown_with_what_is_known_of_it() {
+        let mut answer = json!({
+            "name": "k8s", "type": "kubernetes", "healthy": false, "problem": "API failed: 503",
+            "health_age_seconds": 12, "capabilities_age_seconds": 70, "capabilities_problem": "no answer",
+            "capabilities": {"max_cpu_millis": 2000, "free_workers": null, "gpus": {}, "architectures": ["amd64", "arm64"]},
+        });
+        insta::assert_snapshot!("provider_health", provider_health(&answer));
+        answer["capabilities"] = Value::Null;
+        answer["capabilities_age_seconds"] = Value::Null;
+        assert!(provider_health(&answer).contains("never"));
     }
 
     #[test]

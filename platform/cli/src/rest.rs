@@ -17,10 +17,10 @@ const CALL: Duration = Duration::from_secs(60);
 const MOST_SHOWN: usize = 500;
 
 /// The REST side of a server.
-#[derive(Debug)]
 pub(crate) struct Rest {
     client: Client,
     base: Url,
+    token: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,7 +57,7 @@ impl Rest {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| refuse(describe(&error)))?;
-        Ok(Self { client, base })
+        Ok(Self { client, base, token: context.token()? })
     }
 
     pub(crate) async fn get(&self, path: &[&str]) -> Result<Value, Failure> {
@@ -83,6 +83,9 @@ impl Rest {
             segments.pop_if_empty().push("api").extend(path);
         }
         let mut request = self.client.request(method, url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -126,7 +129,7 @@ impl Rest {
 fn what_to_do(status: u16) -> &'static str {
     match status {
         400 | 422 => "Correct what is named above; `hodei provider add --help` has examples.",
-        401 | 403 => "The server wants other credentials than these.",
+        401 | 403 => crate::failure::OTHER_TOKEN,
         404 => {
             "`hodei provider list` shows the providers there are. If the whole address is wrong, \
                 `hodei context show` says where it comes from."

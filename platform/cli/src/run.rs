@@ -15,12 +15,13 @@ use tokio::{
 };
 
 use crate::{
-    args::RunArgs,
+    args::{JobArgs, RunArgs},
     context::Context,
     failure::Failure,
     follow::{Follower, Position, required, watch},
     screen::{Screen, note, print},
     server::Server,
+    waiting::Waiting,
 };
 
 /// The exit code where Hodei failed and not the job.
@@ -35,13 +36,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Runs a job; the exit code to end with.
 pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8, Failure> {
     let (detach, cancel_on_interrupt) = (args.detach, args.cancel_on_interrupt);
-    let request = request(args)?;
-    let server = &Server::connect(context).await?;
-    let job = submit(server, request).await?;
     if detach {
-        print(&format!("{}\n", job.id))?;
-        return Ok(0);
+        return submit(context, args.job).await;
     }
+    let request = request(args.job)?;
+    let server = &Server::connect(context).await?;
+    let job = send(server, request).await?;
     let screen = Screen::open();
     let ended = follow_to_end(server, &job.id, &screen, cancel_on_interrupt).await;
     let job = match ended {
@@ -57,12 +57,20 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8, Failure>
     Ok(conclude(&job))
 }
 
+/// Submits a job and prints its id.
+pub(crate) async fn submit(context: &Context, args: JobArgs) -> Result<u8, Failure> {
+    let request = request(args)?;
+    let job = send(&Server::connect(context).await?, request).await?;
+    print(&format!("{}\n", job.id))?;
+    Ok(0)
+}
+
 enum Ended {
     Job(Box<v1::Job>),
     Left,
 }
 
-fn request(args: RunArgs) -> Result<v1::SubmitJobRequest, Failure> {
+fn request(args: JobArgs) -> Result<v1::SubmitJobRequest, Failure> {
     // A key of our own, if none is given, makes it safe to submit again when no answer came.
     let key = args.idempotency_key.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     Ok(v1::SubmitJobRequest {
@@ -72,7 +80,7 @@ fn request(args: RunArgs) -> Result<v1::SubmitJobRequest, Failure> {
     })
 }
 
-async fn submit(server: &Server, request: v1::SubmitJobRequest) -> Result<v1::Job, Failure> {
+async fn send(server: &Server, request: v1::SubmitJobRequest) -> Result<v1::Job, Failure> {
     let jobs = server.jobs();
     let response = server.call(|| {
         let (mut jobs, request) = (jobs.clone(), request.clone());
@@ -81,7 +89,7 @@ async fn submit(server: &Server, request: v1::SubmitJobRequest) -> Result<v1::Jo
     required(response.await?.job)
 }
 
-fn spec(args: RunArgs) -> Result<v1::JobSpec, Failure> {
+fn spec(args: JobArgs) -> Result<v1::JobSpec, Failure> {
     let run = match &args.script {
         Some(path) => v1::job_spec::Run::Script(read_script(path)?),
         None => v1::job_spec::Run::Command(v1::Command { argv: args.command }),
@@ -109,6 +117,7 @@ fn spec(args: RunArgs) -> Result<v1::JobSpec, Failure> {
         }),
         labels: args.label.into_iter().collect(),
         image: args.image.unwrap_or_default(),
+        priority: args.priority,
     };
     // The server checks the same; this way a slip needs no server to be found.
     match JobSpec::try_from(spec.clone()) {
@@ -202,13 +211,18 @@ async fn follow(server: &Server, id: &str, screen: &Screen) -> Result<Ended, Fai
     let progress = AtomicU64::new(0);
     let output = Follower::new(server, screen, id, Position::START, true).run(&progress);
     let terminal = std::io::stderr().is_terminal();
+    let (waiting, mut told) = (Waiting::default(), None);
     let state = watch(server, id, |job| {
-        if terminal {
+        waiting.turn(job);
+        if terminal && told.replace(job.state()) != Some(job.state()) {
             tell(job);
         }
+        Ok(())
     });
-    tokio::pin!(output, state);
+    let explain = waiting.explain(note);
+    tokio::pin!(output, state, explain);
     let job = tokio::select! {
+        never = &mut explain => match never {},
         job = &mut state => job?,
         shown = &mut output => {
             shown?;

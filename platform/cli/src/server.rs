@@ -9,7 +9,9 @@ use hodei_proto::{
 };
 use tokio::time::{Instant, timeout};
 use tonic::{
-    Code, Response, Status,
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
@@ -26,26 +28,57 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A server that answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
-    channel: Channel,
+    channel: Link,
     address: String,
 }
+
+/// Presents the token with each call.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    fn new(token: Option<String>) -> Result<Self, Failure> {
+        let value = token.map(|token| format!("Bearer {token}").parse::<MetadataValue<Ascii>>());
+        let value = value.transpose().map_err(|_| Failure::Local {
+            what: "the token cannot be sent".to_owned(),
+            help: "A token is one line of printable ASCII characters without a space.".to_owned(),
+        })?;
+        Ok(Self(value.map(|mut value| {
+            value.set_sensitive(true);
+            value
+        })))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A channel whose calls present the token.
+pub(crate) type Link = InterceptedService<Channel, Bearer>;
 
 impl Server {
     /// Connects once; whoever isn't there now is not waited for.
     pub(crate) async fn connect(context: &Context) -> Result<Self, Failure> {
         let address = context.grpc.value.clone();
+        let bearer = Bearer::new(context.token()?)?;
         let channel = endpoint(context)?.connect().await.map_err(|error| Failure::Unreachable {
             address: address.clone(),
             cause: describe(&error),
         })?;
-        Ok(Self { channel, address })
+        Ok(Self { channel: InterceptedService::new(channel, bearer), address })
     }
 
-    pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
+    pub(crate) fn jobs(&self) -> JobServiceClient<Link> {
         JobServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn logs(&self) -> LogStreamServiceClient<Channel> {
+    pub(crate) fn logs(&self) -> LogStreamServiceClient<Link> {
         LogStreamServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
     }

@@ -14,6 +14,7 @@ pub(crate) struct JobView {
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<OutcomeView>,
+    priority: i32,
     labels: std::collections::BTreeMap<String, String>,
     attempts: Vec<AttemptView>,
     submitted_at: Option<Timestamp>,
@@ -62,6 +63,7 @@ impl JobView {
             state: state_name(job.state()),
             reason: job.reason.clone(),
             outcome: OutcomeView::new(job.outcome.as_ref()),
+            priority: spec.priority,
             labels: spec.labels.into_iter().collect(),
             attempts: job.attempts.iter().map(AttemptView::new).collect(),
             submitted_at: moment(job.submitted_at.as_ref()),
@@ -85,6 +87,9 @@ impl JobView {
         if let Some(outcome) = &self.outcome {
             rows.push(["Result".to_owned(), outcome.summary.clone()]);
         }
+        if self.priority != 0 {
+            rows.push(["Priority".to_owned(), self.priority.to_string()]);
+        }
         for (name, time) in [
             ("Submitted", self.submitted_at),
             ("Started", self.started_at),
@@ -97,6 +102,18 @@ impl JobView {
             rows.push([format!("Attempt {}", attempt.epoch), attempt.describe()]);
         }
         table(None, rows)
+    }
+
+    /// One change of a job in one line: when it was seen, the state, and why.
+    pub(crate) fn change(&self, now: Timestamp) -> String {
+        let mut line = format!("{now:.0} {}", self.state);
+        let summary = self.outcome.as_ref().map(|outcome| outcome.summary.as_str());
+        for text in [summary.unwrap_or_default(), self.reason.as_str()] {
+            if !text.is_empty() && !line.ends_with(text) {
+                line = format!("{line}: {}", one_line(text));
+            }
+        }
+        line + "\n"
     }
 
     fn row(&self, now: Timestamp) -> [String; 6] {
@@ -150,11 +167,20 @@ pub(crate) fn table<const N: usize>(head: Option<[String; N]>, rows: Vec<[String
     if let Some(head) = head {
         table.set_header(head);
     }
-    table.add_rows(
-        rows.into_iter().map(|row| row.map(|cell| cell.replace(['\r', '\n', '\x1b'], " "))),
-    );
+    table.add_rows(rows.into_iter().map(|row| row.map(|cell| one_line(&cell))));
     let lines: Vec<_> = table.lines().map(|line| line.trim().to_owned()).collect();
     lines.join("\n") + "\n"
+}
+
+/// A text that breaks no line and reaches no terminal as a command.
+pub(crate) fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n', '\x1b'], " ")
+}
+
+/// JSON in one line, for programs that read a stream.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    let text = serde_json::to_string(value).expect("plain data can be written as JSON");
+    text + "\n"
 }
 
 /// JSON for programs.
@@ -199,7 +225,7 @@ mod tests {
     fn jobs() -> [v1::Job; 2] {
         let failed = v1::Job {
             id: "0190a6f0-0000-7000-8000-000000000001".into(),
-            spec: Some(v1::JobSpec { name: "build".into(), ..Default::default() }),
+            spec: Some(v1::JobSpec { name: "build".into(), priority: 7, ..Default::default() }),
             state: v1::JobState::Failed.into(),
             reason: "the command failed".into(),
             outcome: Some((&Outcome::Exited { code: 3, out_of_memory: false }).into()),
@@ -233,6 +259,9 @@ mod tests {
         insta::assert_snapshot!("job_table", job_table(&views, now));
         insta::assert_snapshot!("job_description", views[0].describe(now));
         insta::assert_snapshot!("job_json", json(&views[0]));
+        let line = "1970-01-02T01:00:00Z failed: exit code 3: the command failed\n";
+        assert_eq!(views[0].change(now), line);
+        assert_eq!(json_line(&views[0]).lines().count(), 1);
     }
 
     #[test]

@@ -7,8 +7,11 @@
 //!   │                              │     CancelRequested    │
 //!   └──CancelRequested──▶ Cancelled│◀───── Cancelling ◀─────┘
 //! Finished(Succeeded | Failed | Cancelled | TimedOut) from every state that is not final
+//! Failed | Cancelled | TimedOut ──Retried──▶ Queued
 //! ```
-//! A final state is never left: the first result stands, whatever arrives later.
+//! The first result stands, whatever arrives later: no attempt, time-out or cancellation leaves a final
+//! state. Only a client that asks for it by `Retried` does, for a job that did not succeed; the attempts
+//! before it stay fenced by their epochs. A success is never left.
 
 use std::{fmt, str::FromStr};
 
@@ -47,6 +50,8 @@ pub enum JobEvent {
     Requeued,
     /// A client asked for the job to be cancelled.
     CancelRequested,
+    /// A client asked for a job that did not succeed to run again.
+    Retried,
     /// The job's one result.
     Finished(FinalState),
 }
@@ -87,7 +92,7 @@ impl JobState {
         Self::TimedOut,
     ];
 
-    /// Whether nothing can happen any more.
+    /// Whether nothing happens any more by itself.
     #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::TimedOut)
@@ -107,6 +112,7 @@ impl JobState {
             (Self::Starting | Self::Running, E::CancelRequested) => Ok(Self::Cancelling),
             // A command that starts or dies while it is being cancelled changes nothing.
             (Self::Cancelling, E::AttemptRunning | E::CancelRequested) => Ok(Self::Cancelling),
+            (Self::Failed | Self::Cancelled | Self::TimedOut, E::Retried) => Ok(Self::Queued),
             (state, E::Finished(end)) if !state.is_final() => Ok(end.into()),
             (state, event) => Err(InvalidTransition { state, event }),
         }
@@ -165,7 +171,8 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [JobEvent; 8] = [
+    const EVENTS: [JobEvent; 9] = [
+        JobEvent::Retried,
         JobEvent::AttemptCreated,
         JobEvent::AttemptRunning,
         JobEvent::Requeued,
@@ -193,6 +200,14 @@ mod tests {
     }
 
     #[test]
+    fn only_a_job_that_ended_without_success_is_retried() {
+        for state in JobState::ALL {
+            let retried = state.is_final() && state != JobState::Succeeded;
+            assert_eq!(state.on(JobEvent::Retried).ok(), retried.then_some(JobState::Queued));
+        }
+    }
+
+    #[test]
     fn names_are_read_back() {
         for state in JobState::ALL {
             assert_eq!(state.as_str().parse(), Ok(state));
@@ -207,7 +222,8 @@ mod tests {
             let mut result = None;
             for event in events {
                 if let Ok(next) = state.on(event) {
-                    prop_assert!(result.is_none(), "{state} was left for {next}");
+                    let asked_for = event == JobEvent::Retried && result != Some(JobState::Succeeded);
+                    prop_assert!(result.is_none() || asked_for, "{state} was left for {next}");
                     state = next;
                     result = state.is_final().then_some(state);
                 }

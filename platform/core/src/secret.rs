@@ -1,6 +1,7 @@
-//! Secrets that cannot be printed: the one-time password of a worker and the token of its session.
+//! Secrets that cannot be printed: the one-time password of a worker, the token of its session, and the
+//! token of the API that an operator chose.
 //!
-//! Both are 256 random bits. What is stored is the SHA-256 of one, never the secret; with that much
+//! The first two are 256 random bits. What is stored is the SHA-256 of one, never the secret; with that much
 //! entropy a slow hash would add nothing. Neither implements `Display`, and `Debug` hides the value.
 
 use std::{fmt, str::FromStr};
@@ -69,7 +70,46 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The SHA-256 of a [`Secret`], compared in constant time.
+/// A token that an operator chose: 32 to 512 printable ASCII characters without a space.
+#[derive(Clone)]
+pub struct BearerToken(Zeroizing<String>);
+
+/// The text given is no token. It is not repeated here.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "a token must be 32 to 512 printable ASCII characters without a space; this text has {length} bytes"
+)]
+pub struct MalformedToken {
+    length: usize,
+}
+
+impl BearerToken {
+    /// What the server keeps in memory.
+    #[must_use]
+    pub fn hash(&self) -> SecretHash {
+        SecretHash(Sha256::digest(self.0.as_bytes()).into())
+    }
+}
+
+impl FromStr for BearerToken {
+    type Err = MalformedToken;
+
+    fn from_str(text: &str) -> Result<Self, MalformedToken> {
+        if (32..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(Zeroizing::new(text.to_owned())))
+        } else {
+            Err(MalformedToken { length: text.len() })
+        }
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken(…)")
+    }
+}
+
+/// The SHA-256 of a [`Secret`] or a [`BearerToken`], compared in constant time.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct SecretHash([u8; 32]);
 
@@ -90,6 +130,13 @@ impl SecretHash {
     #[must_use]
     pub fn matches(&self, secret: &Secret) -> bool {
         self.0.ct_eq(&secret.hash().0).into()
+    }
+
+    /// Whether this is the hash of a text that somebody presented.
+    #[must_use]
+    pub fn matches_text(&self, text: &str) -> bool {
+        let presented: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        self.0.ct_eq(&presented).into()
     }
 }
 
@@ -129,6 +176,19 @@ mod tests {
         }
         let error = format!("{}0", secret.expose()).parse::<Secret>().unwrap_err();
         assert!(!error.to_string().contains(secret.expose()));
+    }
+
+    #[test]
+    fn a_token_has_a_least_length_and_is_never_printed() {
+        let text = "correct-horse-battery-staple-4711";
+        let token: BearerToken = text.parse().unwrap();
+        assert!(token.hash().matches_text(text));
+        assert!(!token.hash().matches_text(&text[1..]) && !token.hash().matches_text(""));
+        assert!(!format!("{token:?}{:?}", token.hash()).contains("horse"));
+        for bad in ["", "short", &"ñ".repeat(40), &format!("{text} {text}"), &"x".repeat(513)] {
+            let error = bad.parse::<BearerToken>().unwrap_err();
+            assert!(bad.is_empty() || !error.to_string().contains(bad), "{error}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 mod rules;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ pub const MAX_LABELS: usize = 64;
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most further attempts that can be asked for.
 pub const MAX_RETRIES: u32 = 10;
+/// What a priority may be: of two jobs that wait, the one of the higher number goes first.
+pub const PRIORITIES: RangeInclusive<i32> = -1000..=1000;
 
 /// One job as a client wants it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +50,9 @@ pub struct JobSpec {
     pub labels: BTreeMap<String, String>,
     /// Worker image; `None` for the provider's.
     pub image: Option<String>,
+    /// Place in the queue, within [`PRIORITIES`]; among equals the older job goes first.
+    #[serde(default)]
+    pub priority: i32,
 }
 
 /// The two forms of work.
@@ -154,6 +159,7 @@ impl JobSpec {
             retry: RetryPolicy::default(),
             labels: BTreeMap::new(),
             image: None,
+            priority: 0,
         }
     }
 }
@@ -169,6 +175,7 @@ impl fmt::Debug for JobSpec {
             .field("timeouts", &self.timeouts)
             .field("retry", &self.retry)
             .field("image", &self.image)
+            .field("priority", &self.priority)
             .finish_non_exhaustive()
     }
 }

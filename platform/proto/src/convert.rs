@@ -199,6 +199,7 @@ impl From<&JobSpec> for v1::JobSpec {
             }),
             labels: spec.labels.clone().into_iter().collect(),
             image: text(&spec.image),
+            priority: spec.priority,
         }
     }
 }
@@ -250,6 +251,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             },
             labels: wire.labels.into_iter().collect(),
             image: text(wire.image),
+            priority: wire.priority,
         };
         spec.validate()?;
         Ok(spec)
@@ -271,6 +273,7 @@ mod tests {
         spec.env.insert("A".into(), "b".into());
         spec.resources.cpu_limit = Some("500m".into());
         spec.retry.command = 1;
+        spec.priority = -7;
         assert_eq!(JobSpec::try_from(v1::JobSpec::from(&spec)).unwrap(), spec);
     }
 

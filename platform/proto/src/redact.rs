@@ -41,6 +41,7 @@ impl fmt::Debug for JobSpec {
             .field("resources", &self.resources)
             .field("timeouts", &self.timeouts)
             .field("image", &self.image)
+            .field("priority", &self.priority)
             .finish_non_exhaustive()
     }
 }

@@ -6,6 +6,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    auth::Access,
     config::Timing,
     logs::follow::Logs,
     registry::Registry,
@@ -22,6 +23,8 @@ pub(crate) struct App {
     pub(crate) sessions: Sessions,
     pub(crate) registry: Registry,
     pub(crate) timing: Timing,
+    /// Which clients are admitted.
+    pub(crate) access: Access,
     /// What workers are told to connect to.
     pub(crate) advertised: String,
     pub(crate) metrics: PrometheusHandle,

@@ -53,6 +53,16 @@ pub struct Config {
     #[arg(long, env = "HODEI_ADVERTISED_ADDRESS")]
     pub advertised_address: Option<String>,
 
+    /// File with the token that clients present, over gRPC and REST, as `authorization: Bearer TOKEN`:
+    /// 32 to 512 characters. Without it only clients of this machine are served, and REST listens on
+    /// loopback only. Agents need none: they have one-time passwords.
+    #[arg(long, env = "HODEI_API_TOKEN_FILE", value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
+
+    /// Serve clients from everywhere without a token: whoever reaches a listener may run jobs.
+    #[arg(long, conflicts_with = "api_token_file")]
+    pub insecure_no_auth: bool,
+
     /// Certificates and keys.
     #[command(flatten)]
     pub tls: TlsConfig,
@@ -174,6 +184,14 @@ impl Config {
         if self.timing.lease < self.timing.heartbeat * 2 {
             return Err("--lease-seconds must be at least twice --heartbeat-seconds".to_owned());
         }
+        let open = self.api_token_file.is_none() && !self.insecure_no_auth;
+        if open && !self.rest_listen.ip().is_loopback() {
+            return Err(format!(
+                "--rest-listen {} can be reached from elsewhere, so clients need a token: give \
+                 --api-token-file FILE, or --insecure-no-auth to do without",
+                self.rest_listen
+            ));
+        }
         match self.advertised_address.as_deref() {
             Some(address)
                 if !address.starts_with("http://") && !address.starts_with("https://") =>
@@ -238,5 +256,18 @@ mod tests {
         assert!(parse(&["--lease-seconds", "1"]).validate().is_err());
         assert!(parse(&["--advertised-address", "host:1"]).validate().is_err());
         assert!(parse(&[]).validate().is_ok());
+    }
+
+    #[test]
+    fn rest_is_open_to_this_machine_only_unless_somebody_says_so() {
+        let everywhere = ["--rest-listen", "0.0.0.0:8080"];
+        let problem = parse(&everywhere).validate().unwrap_err();
+        assert!(problem.contains("--api-token-file") && problem.contains("0.0.0.0:8080"));
+        for more in [&["--api-token-file", "/token"][..], &["--insecure-no-auth"]] {
+            assert_eq!(parse(&[&everywhere, more].concat()).validate(), Ok(()));
+        }
+        assert_eq!(parse(&["--rest-listen", "[::1]:8080"]).validate(), Ok(()));
+        // Agents come from elsewhere; clients that do are refused one by one.
+        assert_eq!(parse(&["--grpc-listen", "0.0.0.0:50051"]).validate(), Ok(()));
     }
 }

@@ -9,12 +9,14 @@
 //! | `session` | agents: who is admitted, what is read, what is told |
 //! | `scheduler` | the loops that make things happen |
 //! | `registry`, `providers` | which providers there are, and the one place that names an adapter |
+//! | `auth` | which clients are admitted |
 //! | `grpc`, `rest` | the two faces; they translate and decide nothing |
 //!
 //! A server keeps nothing that the database does not have, save output that was not acknowledged yet. So
 //! it may be killed at any point, and any number of servers share one database without a leader.
 
 mod app;
+mod auth;
 pub mod config;
 mod grpc;
 mod logs;

@@ -118,9 +118,11 @@ fn after_loss(
         return Verdict::Final { state: stop.final_state(), reason: stop.reason().to_owned() };
     }
     match failure.cause {
-        FailureCause::Quota => {
-            Verdict::Retry { charge: Charge::Quota, delay: backoff(failures.quota), reason }
-        }
+        FailureCause::Quota => Verdict::Retry {
+            charge: Charge::Quota,
+            delay: backoff(failures.quota),
+            reason: format!("waiting: {reason}"),
+        },
         cause if cause.is_transient() && failures.infrastructure < policy.infrastructure => {
             Verdict::Retry {
                 charge: Charge::Infrastructure,

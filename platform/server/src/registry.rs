@@ -10,8 +10,9 @@ use std::{
 use async_trait::async_trait;
 use hodei_core::{
     id::ProviderId,
-    provider::{ProviderError, Unhealthy, WorkerProvider},
+    provider::{ProviderCapabilities, ProviderError, Unhealthy, WorkerProvider},
 };
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,10 @@ pub(crate) struct Entry {
     pub(crate) row: ProviderRow,
     /// What its last health check said.
     pub(crate) health: Result<(), String>,
+    /// When that was.
+    pub(crate) checked_at: Timestamp,
+    /// What it last said it can offer, and when.
+    pub(crate) capabilities: Option<(ProviderCapabilities, Timestamp)>,
     /// Ends the tasks that watch it.
     pub(crate) stop: CancellationToken,
     paused_until: Option<Instant>,
@@ -101,7 +106,15 @@ impl Registry {
             return false;
         }
         self.broken.write().unwrap_or_else(PoisonError::into_inner).remove(&row.id);
-        let entry = Entry { provider, row: row.clone(), health: Ok(()), stop, paused_until: None };
+        let entry = Entry {
+            provider,
+            row: row.clone(),
+            health: Ok(()),
+            checked_at: Timestamp::now(),
+            capabilities: None,
+            stop,
+            paused_until: None,
+        };
         if let Some(before) = entries.insert(row.id, entry) {
             before.stop.cancel();
         }
@@ -146,6 +159,14 @@ impl Registry {
     pub(crate) fn set_health(&self, id: &ProviderId, health: Result<(), String>) {
         if let Some(entry) = self.write().get_mut(id) {
             entry.health = health;
+            entry.checked_at = Timestamp::now();
+        }
+    }
+
+    /// What a provider says now that it can offer.
+    pub(crate) fn set_capabilities(&self, id: &ProviderId, capabilities: ProviderCapabilities) {
+        if let Some(entry) = self.write().get_mut(id) {
+            entry.capabilities = Some((capabilities, Timestamp::now()));
         }
     }
 
@@ -170,13 +191,25 @@ impl Registry {
     }
 }
 
+/// How the reason of a job begins that waits for a quota.
+pub(crate) const WAITING_FOR_QUOTA: &str = "waiting: quota";
+
+/// Why a provider takes no work now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// It refused a worker for a full quota a moment ago.
+    Quota,
+    /// It did not say whether it can do the job.
+    Silent,
+}
+
 /// A provider as the choice sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offer {
     pub(crate) id: ProviderId,
     pub(crate) live_workers: i64,
-    /// It takes no work now.
-    pub(crate) paused: bool,
+    /// Why it takes no work now.
+    pub(crate) paused: Option<Pause>,
     /// Why it can never do this job.
     pub(crate) never: Option<String>,
 }
@@ -185,8 +218,12 @@ pub(crate) struct Offer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice {
     Use(ProviderId),
-    /// Nobody takes it now; somebody may later.
-    Wait,
+    /// Nobody takes it now; somebody may later. The reason is the same for as long as that is so.
+    Wait {
+        reason: String,
+        /// A provider could, but takes no work now.
+        refused: bool,
+    },
     /// Nobody ever will, and why.
     Never(String),
 }
@@ -203,16 +240,37 @@ pub(crate) fn choose(options: &[Offer]) -> Choice {
     }
     options
         .iter()
-        .filter(|option| !option.paused && option.never.is_none())
+        .filter(|option| option.paused.is_none() && option.never.is_none())
         .min_by(|a, b| (a.live_workers, &a.id).cmp(&(b.live_workers, &b.id)))
-        .map_or(Choice::Wait, |option| Choice::Use(option.id.clone()))
+        .map_or_else(|| wait(options), |option| Choice::Use(option.id.clone()))
+}
+
+fn wait(options: &[Offer]) -> Choice {
+    let paused = |pause| {
+        let those = options.iter().filter(|o| o.paused == Some(pause) && o.never.is_none());
+        let mut names: Vec<_> = those.map(|option| option.id.to_string()).collect();
+        names.sort();
+        names.join(", ")
+    };
+    let reason = match (paused(Pause::Quota), paused(Pause::Silent)) {
+        (full, _) if !full.is_empty() => format!("{WAITING_FOR_QUOTA}: no room for more at {full}"),
+        (_, silent) if !silent.is_empty() => format!("waiting: no answer from {silent}"),
+        _ => {
+            let reason = "waiting: no provider is connected".to_owned();
+            return Choice::Wait { reason, refused: false };
+        }
+    };
+    Choice::Wait { reason, refused: true }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn offer(name: &str, live_workers: i64, paused: bool, never: Option<&str>) -> Offer {
+    const FULL: Option<Pause> = Some(Pause::Quota);
+    const SILENT: Option<Pause> = Some(Pause::Silent);
+
+    fn offer(name: &str, live_workers: i64, paused: Option<Pause>, never: Option<&str>) -> Offer {
         let never = never.map(str::to_owned);
         Offer { id: name.parse().unwrap(), live_workers, paused, never }
     }
@@ -220,7 +278,10 @@ mod tests {
     fn check(options: &[Offer], expect: &str) {
         let choice = match choose(options) {
             Choice::Use(id) => id.to_string(),
-            Choice::Wait => "wait".to_owned(),
+            Choice::Wait { reason, refused } => {
+                assert_eq!(refused, options.iter().any(|option| option.paused.is_some()));
+                reason
+            }
             Choice::Never(reason) => reason,
         };
         assert_eq!(choice, expect);
@@ -228,11 +289,19 @@ mod tests {
 
     #[test]
     fn the_table_of_choices() {
-        check(&[], "wait");
-        check(&[offer("a", 3, false, None), offer("b", 1, false, None)], "b");
-        check(&[offer("a", 3, false, None), offer("b", 1, true, None)], "a");
-        check(&[offer("a", 3, true, None), offer("b", 1, false, Some("too small"))], "wait");
-        check(&[offer("b", 1, false, None), offer("a", 1, false, None)], "a");
-        check(&[offer("a", 0, false, Some("too small"))], "no provider can run it: a: too small");
+        check(&[], "waiting: no provider is connected");
+        check(&[offer("a", 3, None, None), offer("b", 1, None, None)], "b");
+        check(&[offer("a", 3, None, None), offer("b", 1, FULL, None)], "a");
+        check(
+            &[offer("a", 3, FULL, None), offer("b", 1, None, Some("too small"))],
+            "waiting: quota: no room for more at a",
+        );
+        check(
+            &[offer("c", 3, FULL, None), offer("b", 1, SILENT, None), offer("a", 1, FULL, None)],
+            "waiting: quota: no room for more at a, c",
+        );
+        check(&[offer("a", 3, SILENT, None)], "waiting: no answer from a");
+        check(&[offer("b", 1, None, None), offer("a", 1, None, None)], "a");
+        check(&[offer("a", 0, None, Some("too small"))], "no provider can run it: a: too small");
     }
 }

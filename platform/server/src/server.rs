@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::App,
+    auth::Access,
     config::Config,
     grpc,
     logs::follow::Logs,
@@ -80,6 +81,9 @@ impl Server {
         if let Some(path) = &config.port_file {
             write_port_file(path, &grpc, rest).await?;
         }
+        if config.insecure_no_auth {
+            tracing::warn!("--insecure-no-auth: whoever reaches this server may run jobs on it");
+        }
         tracing::info!(?grpc, %rest, advertised = app.advertised, "hodei-server is up");
         Ok(Self { app, grpc, rest })
     }
@@ -105,6 +109,7 @@ async fn assemble(
     factory: Arc<dyn ProviderFactory>,
     advertised: String,
 ) -> anyhow::Result<Arc<App>> {
+    let access = Access::from_config(config)?;
     let store = connect(config).await?;
     let hub = Arc::new(Hub::default());
     Ok(Arc::new(App {
@@ -114,6 +119,7 @@ async fn assemble(
         sessions: Sessions::default(),
         registry: Registry::new(factory),
         timing: config.timing,
+        access,
         advertised,
         metrics: telemetry::metrics()?,
         tasks: TaskTracker::new(),

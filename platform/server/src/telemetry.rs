@@ -12,6 +12,36 @@ use crate::config::LogFormat;
 const BUCKETS: [f64; 13] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
 
+/// Bounds of the stages of a worker, in seconds: from an agent's first word to an hour at a full quota.
+const STAGE_BUCKETS: [f64; 16] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 600.0, 1800.0,
+    3600.0,
+];
+const WORKER_STAGE: &str = "hodei_worker_stage_seconds";
+
+/// The stages of a worker's way into work that only the control plane sees. The provider records
+/// the others under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// First refusal for a full quota or backpressure to the creation that succeeded.
+    Quota,
+    /// Container first seen running to the agent's call of Register; 0 where that came first.
+    Connect,
+    /// Call of Register to the session that gets the assignment.
+    Register,
+}
+
+/// A worker of this provider has left a stage behind it, after so many seconds.
+pub(crate) fn worker_stage(provider: &str, stage: Stage, seconds: f64) {
+    let stage = match stage {
+        Stage::Quota => "quota",
+        Stage::Connect => "connect",
+        Stage::Register => "register",
+    };
+    metrics::histogram!(WORKER_STAGE, "provider" => provider.to_owned(), "stage" => stage)
+        .record(seconds.max(0.0));
+}
+
 /// Logs to standard error.
 ///
 /// # Errors
@@ -31,20 +61,23 @@ pub fn init_logs(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 /// The process's metrics; the first call installs the recorder.
 pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
-        return Ok(handle.clone());
-    }
-    let recorder = PrometheusBuilder::new()
+    let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
-        .context("metrics")?
-        .build_recorder();
-    let handle = HANDLE.get_or_init(|| recorder.handle()).clone();
-    // Of two servers that start at once in one process (in tests), the second one's is not installed.
-    if metrics::set_global_recorder(recorder).is_err() {
-        tracing::debug!("metrics are recorded already");
-    }
-    describe();
-    Ok(handle)
+        .and_then(|b| {
+            b.set_buckets_for_metric(Matcher::Full(WORKER_STAGE.to_owned()), &STAGE_BUCKETS)
+        })
+        .context("metrics")?;
+    // Of several servers in one process (in tests) the first one's recorder is everybody's.
+    let handle = HANDLE.get_or_init(|| {
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("metrics are recorded elsewhere");
+        }
+        describe();
+        handle
+    });
+    Ok(handle.clone())
 }
 
 fn describe() {
@@ -61,5 +94,10 @@ fn describe() {
     describe_histogram!(
         "hodei_stage_seconds",
         "Time of a job's stages: queue, create, register, run"
+    );
+    describe_histogram!(
+        WORKER_STAGE,
+        "Time of a worker's stages. quota: first refusal to the creation that succeeded; connect: container \
+         seen running to the agent's registration; register: registration to its session; others: the provider's"
     );
 }

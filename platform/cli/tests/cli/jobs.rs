@@ -8,7 +8,7 @@ use hodei_core::{
 };
 use hodei_proto::v1::{JobState, job_spec::Run};
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     process::{Child, Command},
 };
 
@@ -169,6 +169,88 @@ async fn detached_scripted_and_listed() {
     let cancelled = peer.run(&["job", "cancel", JOB]).await;
     assert!(cancelled.text().contains("cancelled"), "{}", cancelled.text());
     std::fs::remove_dir_all(script.parent().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_wait_that_lasts_is_explained_once() {
+    let peer = Peer::start(Script::default()).await;
+    peer.turn(JobState::Queued, "waiting: quota: full");
+    let mut child = peer.command(&["job", "run", "--", "x"]).spawn().unwrap();
+    let said = b"hodei: waiting: quota: full\n";
+    let mut heard = vec![0; said.len()];
+    let stderr = child.stderr.as_mut().unwrap();
+    within("the note", stderr.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(heard, said);
+    peer.turn(JobState::Queued, "waiting: quota: still full");
+    peer.finish(JobState::Succeeded, Some(&exited(0)));
+    let ended = end_of(child).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn a_job_is_submitted_watched_and_retried() {
+    let peer = Peer::start(Script::default()).await;
+    let submitted = peer.run(&["job", "submit", "--priority", "-5", "--", "x"]).await;
+    let id = format!("{JOB}\n");
+    assert_eq!((submitted.code, submitted.text()), (Some(0), id.as_str()), "{}", submitted.stderr);
+    assert_eq!(peer.submitted.lock().unwrap().remove(0).spec.unwrap().priority, -5);
+    let refused = peer.run(&["job", "retry", JOB]).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("only a job that has ended"), "{}", refused.stderr);
+    peer.finish(JobState::Failed, Some(&exited(3)));
+    let watched = peer.run(&["job", "watch", JOB]).await;
+    let (time, change) = watched.text().split_once(' ').unwrap();
+    assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+    assert_eq!((watched.code, change), (Some(0), "failed: exit code 3: as scripted\n"));
+    let retried =
+        peer.run(&["job", "retry", JOB, "--idempotency-key", "k", "--output", "json"]).await;
+    assert_eq!(retried.code, Some(0), "{}", retried.stderr);
+    let job: serde_json::Value = serde_json::from_str(retried.text()).unwrap();
+    assert_eq!(job["state"], "queued");
+    assert_eq!(*peer.retried.lock().unwrap(), ["k"]);
+}
+
+#[tokio::test]
+async fn each_change_is_one_line_of_json() {
+    let peer = Peer::start(Script::default()).await;
+    let mut child = peer.command(&["job", "watch", JOB, "--output", "json"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut states = Vec::new();
+    for turn in 0..3 {
+        let line = within("a change", lines.next_line()).await.unwrap().unwrap();
+        let job: serde_json::Value = serde_json::from_str(&line).unwrap();
+        states.push((job["state"].clone(), job["reason"].clone()));
+        match turn {
+            0 => peer.turn(JobState::Starting, "worker pending"),
+            _ => peer.finish(JobState::Succeeded, Some(&exited(0))),
+        }
+    }
+    let expect = [("queued", ""), ("starting", "worker pending"), ("succeeded", "as scripted")];
+    assert_eq!(states, expect.map(|(state, reason)| (state.into(), reason.into())));
+    assert_eq!(within("the end", lines.next_line()).await.unwrap(), None);
+    assert_eq!(end_of(child).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn the_token_is_taken_from_flag_or_file() {
+    let peer = Peer::start(Script { token: Some("s3cret"), ..Script::default() }).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "s3cret\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let refused = peer.run(&["job", "get", JOB]).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("--token-file"), "{}", refused.stderr);
+    for given in [["--token", "s3cret"], ["--token-file", path]] {
+        let shown = peer.run(&[&["job", "get", JOB], &given[..]].concat()).await;
+        assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    }
+    let mut named = peer.command(&["job", "get", JOB]);
+    named.env("HODEI_TOKEN_FILE", path);
+    assert_eq!(end_of(named.spawn().unwrap()).await.code, Some(0));
+    std::fs::write(file.path(), "two\nlines\n").unwrap();
+    let broken = peer.run(&["job", "get", JOB, "--token-file", path]).await;
+    assert_eq!(broken.code, Some(2));
+    assert!(!broken.stderr.contains("lines"), "{}", broken.stderr);
 }
 
 #[tokio::test]

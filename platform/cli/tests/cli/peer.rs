@@ -45,6 +45,8 @@ pub(crate) struct Script {
     pub(crate) end: Option<(JobState, Option<Outcome>)>,
     /// Cancelling has no effect.
     pub(crate) deaf: bool,
+    /// The token that is wanted.
+    pub(crate) token: Option<&'static str>,
 }
 
 #[derive(Clone)]
@@ -53,6 +55,8 @@ pub(crate) struct Peer {
     script: Arc<Mutex<Script>>,
     job: watch::Sender<v1::Job>,
     pub(crate) submitted: Arc<Mutex<Vec<v1::SubmitJobRequest>>>,
+    /// The keys of retries.
+    pub(crate) retried: Arc<Mutex<Vec<String>>>,
 }
 
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -66,6 +70,7 @@ impl Peer {
             script: Arc::new(Mutex::new(script)),
             job: watch::Sender::new(job),
             submitted: Arc::default(),
+            retried: Arc::default(),
         };
         let (jobs, logs) = (peer.clone(), peer.clone());
         tokio::spawn(
@@ -77,11 +82,21 @@ impl Peer {
         peer
     }
 
-    fn finish(&self, state: JobState, outcome: Option<&Outcome>) {
+    /// The job ends so.
+    pub(crate) fn finish(&self, state: JobState, outcome: Option<&Outcome>) {
         self.job.send_modify(|job| {
             job.state = state.into();
             job.outcome = outcome.map(Into::into);
             job.reason = "as scripted".into();
+            job.version += 1;
+        });
+    }
+
+    /// The job is in a state, for this reason.
+    pub(crate) fn turn(&self, state: JobState, reason: &str) {
+        self.job.send_modify(|job| {
+            job.state = state.into();
+            job.reason = reason.into();
             job.version += 1;
         });
     }
@@ -116,6 +131,11 @@ impl JobService for Peer {
         &self,
         request: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
+        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let wanted = { self.script.lock().unwrap().token };
+        if wanted.is_some_and(|token| header != Some(&format!("Bearer {token}"))) {
+            return Err(Status::unauthenticated("no token"));
+        }
         if request.get_ref().id != JOB {
             return Err(Status::not_found("there is no job of this id"));
         }
@@ -139,6 +159,19 @@ impl JobService for Peer {
             self.finish(JobState::Cancelled, Some(&Outcome::Cancelled));
         }
         Ok(Response::new(v1::CancelJobResponse { job: self.current() }))
+    }
+
+    async fn retry(
+        &self,
+        request: Request<v1::RetryJobRequest>,
+    ) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let state = self.job.borrow().state();
+        if state != JobState::Failed {
+            return Err(Status::failed_precondition("only a job that has ended is retried"));
+        }
+        self.retried.lock().unwrap().push(request.into_inner().idempotency_key);
+        self.turn(JobState::Queued, "");
+        Ok(Response::new(v1::RetryJobResponse { job: self.current() }))
     }
 
     type WatchStream = Reply<v1::WatchJobResponse>;

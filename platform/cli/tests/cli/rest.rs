@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use axum::{
     Json, Router,
     extract::Path,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -26,6 +26,20 @@ async fn remove(Path(name): Path<String>) -> impl IntoResponse {
     (StatusCode::NOT_FOUND, kind, problem.to_string()).into_response()
 }
 
+async fn show(Path(name): Path<String>, headers: HeaderMap) -> impl IntoResponse {
+    let let_in = headers.get("authorization").is_some_and(|header| header == "Bearer s3cret");
+    if name == "locked" && !let_in {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let healthy = name == "well";
+    Json(json!({"name": name, "type": "kubernetes", "healthy": healthy, "health_age_seconds": 3}))
+        .into_response()
+}
+
+async fn drain(Path(id): Path<String>) -> impl IntoResponse {
+    Json(json!({"id": id, "state": "draining"}))
+}
+
 /// A server; what was posted is kept.
 async fn start() -> (String, Arc<Mutex<Vec<Value>>>) {
     let posted = Arc::new(Mutex::new(Vec::new()));
@@ -42,7 +56,8 @@ async fn start() -> (String, Arc<Mutex<Vec<Value>>>) {
     let workers = async || Json(json!({"workers": [{"id": "w", "state": "busy", "new": []}]}));
     let router = Router::new()
         .route("/api/providers", get(list).post(add))
-        .route("/api/providers/{name}", delete(remove))
+        .route("/api/providers/{name}", delete(remove).get(show))
+        .route("/api/workers/{id}/drain", post(drain))
         .route("/api/workers", get(workers));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -71,6 +86,23 @@ async fn providers_are_added_listed_and_removed() {
     assert_eq!((removed.code, removed.text()), (Some(0), "provider k8s-local was removed\n"));
     let workers = hodei(&address, &["worker", "list"]).await;
     insta::assert_snapshot!("workers", workers.text());
+}
+
+#[tokio::test]
+async fn a_providers_health_is_the_exit_code_and_a_worker_is_drained() {
+    let (address, _) = start().await;
+    for (name, code) in [("well", 0), ("ill", 1)] {
+        let shown = hodei(&address, &["provider", "health", name]).await;
+        assert_eq!(shown.code, Some(code), "{}", shown.stderr);
+        assert!(shown.text().contains("3s ago"), "{}", shown.text());
+    }
+    let token = "s3cret";
+    let refused = hodei(&address, &["provider", "health", "locked"]).await;
+    assert!(refused.stderr.contains("--token-file"), "{}", refused.stderr);
+    let let_in = hodei(&address, &["provider", "health", "locked", "--token", token]).await;
+    assert!(let_in.text().contains("locked"), "{}", let_in.stderr);
+    let drained = hodei(&address, &["worker", "drain", "w1"]).await;
+    assert_eq!((drained.code, drained.text()), (Some(0), "worker w1 is draining\n"));
 }
 
 #[tokio::test]

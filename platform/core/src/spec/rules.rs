@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     InvalidSpec, JobSpec, MAX_ARGUMENTS, MAX_ENV, MAX_ENV_VALUE_BYTES, MAX_LABELS, MAX_RETRIES,
-    MAX_SCRIPT_BYTES, MAX_TIMEOUT, Resources, Run, Timeouts, Violation,
+    MAX_SCRIPT_BYTES, MAX_TIMEOUT, PRIORITIES, Resources, Run, Timeouts, Violation,
 };
 use crate::{
     id::is_dns_label,
@@ -54,6 +54,9 @@ impl JobSpec {
                 (1..=1024).contains(&image.len()) && image.bytes().all(|b| b.is_ascii_graphic());
             found.require(good, "spec.image", || format!("{:?} is not an image name", clip(image)));
         }
+        found.require(PRIORITIES.contains(&self.priority), "spec.priority", || {
+            format!("{} is not in {} to {}", self.priority, PRIORITIES.start(), PRIORITIES.end())
+        });
         if found.0.is_empty() { Ok(()) } else { Err(InvalidSpec(found.0)) }
     }
 }
@@ -195,12 +198,14 @@ mod tests {
     fn a_plain_job_is_valid() {
         assert!(problems(|_| ()).is_empty());
         assert!(JobSpec::script("echo hello").validate().is_ok());
+        assert!(problems(|s| s.priority = 1000).is_empty());
+        assert!(problems(|s| s.priority = -1000).is_empty());
     }
 
     #[test]
     fn each_broken_rule_names_its_field() {
         type Change = fn(&mut JobSpec);
-        let cases: [(&str, Change); 12] = [
+        let cases: [(&str, Change); 14] = [
             ("spec.name", |s| s.name = Some("No".into())),
             ("spec.command.argv", |s| s.run = Run::Command(vec![])),
             ("spec.command.argv[1]", |s| s.run = Run::Command(vec!["a".into(), "\0".into()])),
@@ -213,6 +218,8 @@ mod tests {
             ("spec.timeouts.run", |s| s.timeouts.run = Duration::ZERO),
             ("spec.retry.command", |s| s.retry.command = 11),
             ("spec.image", |s| s.image = Some("with space".into())),
+            ("spec.priority", |s| s.priority = 1001),
+            ("spec.priority", |s| s.priority = -1001),
         ];
         for (field, change) in cases {
             assert_eq!(problems(change), [field]);

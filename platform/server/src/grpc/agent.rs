@@ -29,6 +29,7 @@ use crate::{
         recorder::{Outbound, Recorder, SessionEnd, Told},
     },
     store::{audit, audit::AuditKind, rows::WorkerRow, sessions::Opened},
+    telemetry::{Stage, worker_stage},
 };
 
 /// How long an agent has to say Hello.
@@ -103,6 +104,13 @@ impl AgentService {
     }
 }
 
+/// From the container seen running to the agent's call. An agent may be faster than the provider's
+/// word that its container runs: then it took no time that can be seen.
+fn connect_seconds(row: &WorkerRow) -> f64 {
+    let (Some(running), Some(registered)) = (row.running_at, row.registered_at) else { return 0.0 };
+    (registered - running).total(jiff::Unit::Second).unwrap_or(0.0)
+}
+
 struct Registered {
     row: WorkerRow,
     session: Secret,
@@ -120,6 +128,7 @@ impl WorkerAgentService for AgentService {
         let took = (jiff::Timestamp::now() - row.created_at).total(jiff::Unit::Second);
         metrics::histogram!("hodei_stage_seconds", "stage" => "register")
             .record(took.unwrap_or(0.0));
+        worker_stage(&row.provider, Stage::Connect, connect_seconds(&row));
         let version =
             if is_label(&request.agent_version) { &request.agent_version } else { "unknown" };
         tracing::info!(worker_id = %row.id, job_id = %row.attempt.job, agent_version = version, "registered");
@@ -153,6 +162,9 @@ impl WorkerAgentService for AgentService {
         let opened = self.app.store.open_session(&worker, held, self.app.timing.lease).await;
         let opened = opened.map_err(unavailable)?;
         let opened = opened.ok_or_else(|| Status::not_found("the worker has no attempt"))?;
+        if let Some(seconds) = opened.registered_for {
+            worker_stage(&worker.provider, Stage::Register, seconds);
+        }
         let (outbound, stream) = mpsc::channel(OUTBOUND);
         let session = Session { app: self.app.clone(), worker, opened, ticket, inbound, outbound };
         self.app.tasks.spawn(session.run());

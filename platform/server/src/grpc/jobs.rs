@@ -1,12 +1,12 @@
-//! `JobService`: submit, get, list, cancel, watch.
+//! `JobService`: submit, get, list, cancel, retry, watch.
 
 use std::{sync::Arc, time::Duration};
 
 use hodei_core::{id::JobId, spec::JobSpec};
 use hodei_proto::v1::{
     CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, Job, JobState,
-    ListJobsRequest, ListJobsResponse, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
-    WatchJobResponse, job_service_server::JobService,
+    ListJobsRequest, ListJobsResponse, RetryJobRequest, RetryJobResponse, SubmitJobRequest,
+    SubmitJobResponse, WatchJobRequest, WatchJobResponse, job_service_server::JobService,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,6 +19,7 @@ use crate::{
         StoreError,
         jobs::Submitted,
         notify::{Topic, changed_within},
+        retry::Retried,
         rows::JobRow,
     },
 };
@@ -41,6 +42,14 @@ fn job_id(text: &str) -> Result<JobId, Status> {
 
 fn no_such_job(id: JobId) -> Status {
     Status::not_found(format!("there is no job {id}"))
+}
+
+fn not_retried(id: JobId, state: hodei_core::job::JobState) -> Status {
+    Status::failed_precondition(if state.is_final() {
+        format!("job {id} has {state}, and a success stands; submit it anew to run it again")
+    } else {
+        format!("job {id} is {state}; only a job that has ended is retried")
+    })
 }
 
 fn short_text(field: &str, text: &str) -> Result<(), Status> {
@@ -157,6 +166,27 @@ impl JobService for JobsService {
         tracing::info!(job_id = %id, state = %job.state, "cancel requested");
         let job = with_attempts(&self.app, &job).await.map_err(unavailable)?;
         Ok(Response::new(CancelJobResponse { job: Some(job) }))
+    }
+
+    async fn retry(
+        &self,
+        request: Request<RetryJobRequest>,
+    ) -> Result<Response<RetryJobResponse>, Status> {
+        let request = request.into_inner();
+        let id = job_id(&request.id)?;
+        short_text("idempotency_key", &request.idempotency_key)?;
+        let key = Some(request.idempotency_key.as_str()).filter(|key| !key.is_empty());
+        let job = match self.app.store.retry_job(id, key).await.map_err(unavailable)? {
+            Retried::Queued(job) => {
+                tracing::info!(job_id = %id, correlation_id = job.correlation_id, "retried");
+                job
+            }
+            Retried::Again(job) => job,
+            Retried::Refused(state) => return Err(not_retried(id, state)),
+            Retried::Unknown => return Err(no_such_job(id)),
+        };
+        let job = with_attempts(&self.app, &job).await.map_err(unavailable)?;
+        Ok(Response::new(RetryJobResponse { job: Some(job) }))
     }
 
     type WatchStream = ReceiverStream<Result<WatchJobResponse, Status>>;

@@ -11,9 +11,13 @@ use hodei_proto::{
     },
 };
 use tokio::net::TcpListener;
-use tonic::transport::{
-    Identity, Server, ServerTlsConfig,
-    server::{Router, TcpIncoming},
+use tonic::{
+    Request, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{
+        Identity, Server, ServerTlsConfig,
+        server::{Router, TcpIncoming},
+    },
 };
 use tonic_health::server::HealthReporter;
 
@@ -37,6 +41,7 @@ async fn router(
     let agents = WorkerAgentServiceServer::new(AgentService { app: app.clone() })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let guard = Guard { app: app.clone() };
     let jobs = JobServiceServer::new(JobsService { app: app.clone() })
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let logs = LogStreamServiceServer::new(LogsService { app: app.clone() })
@@ -64,8 +69,25 @@ async fn router(
         .add_service(health)
         .add_service(reflection)
         .add_service(agents)
-        .add_service(jobs)
-        .add_service(logs))
+        .add_service(InterceptedService::new(jobs, guard.clone()))
+        .add_service(InterceptedService::new(logs, guard)))
+}
+
+/// Lets clients in that are admitted.
+#[derive(Debug, Clone)]
+struct Guard {
+    app: Arc<App>,
+}
+
+impl Interceptor for Guard {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let header = request.metadata().get("authorization");
+        let header = header.and_then(|value| value.to_str().ok());
+        match self.app.access.admit(header, request.remote_addr()) {
+            Ok(()) => Ok(request),
+            Err(denied) => Err(Status::unauthenticated(denied.to_string())),
+        }
+    }
 }
 
 /// Serves until the server stops, on every listener; each stops taking connections at once then.

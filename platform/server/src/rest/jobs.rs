@@ -1,4 +1,4 @@
-//! Jobs and workers, to look at. Values of environment variables are never shown: they may be secrets.
+//! Jobs, to look at. Values of environment variables are never shown: they may be secrets.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use crate::{
     app::App,
-    store::rows::{AttemptRow, JobRow, WorkerRow},
+    store::rows::{AttemptRow, JobRow},
 };
 
 const MAX_PAGE: u32 = 500;
@@ -31,16 +31,13 @@ pub(super) struct ListQuery {
     /// Id of the last job of the page before.
     after: Option<String>,
     limit: Option<u32>,
-    /// Workers: the terminated, too.
-    all: Option<bool>,
 }
 
-impl ListQuery {
-    fn limit(&self) -> Result<u32, Problem> {
-        match self.limit.unwrap_or(50) {
-            limit @ 1..=MAX_PAGE => Ok(limit),
-            limit => Err(Problem::invalid(format!("limit: {limit} is not in 1 to {MAX_PAGE}"))),
-        }
+/// How many entries a page has: 1 to 500; 50 if nothing is said.
+pub(super) fn page_size(limit: Option<u32>) -> Result<u32, Problem> {
+    match limit.unwrap_or(50) {
+        limit @ 1..=MAX_PAGE => Ok(limit),
+        limit => Err(Problem::invalid(format!("limit: {limit} is not in 1 to {MAX_PAGE}"))),
     }
 }
 
@@ -55,7 +52,7 @@ pub(super) async fn list(
     let states = states.map_err(|error| Problem::invalid(format!("state: {error}")))?;
     let after = query.after.as_deref().map(str::parse::<JobId>).transpose();
     let after = after.map_err(|error| Problem::invalid(format!("after: {error}")))?;
-    let limit = query.limit()?;
+    let limit = page_size(query.limit)?;
     let mut jobs = app.store.list_jobs(&states, after, limit + 1).await?;
     let more = jobs.len() > limit as usize;
     jobs.truncate(limit as usize);
@@ -79,16 +76,6 @@ pub(super) async fn show(
     Ok(Json(show_job(&job, &app.store.attempts(&[id]).await?)))
 }
 
-/// `GET /api/workers?all=true&limit=50`, newest first.
-pub(super) async fn workers(
-    State(app): State<Arc<App>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    let Query(query) = query?;
-    let workers = app.store.list_workers(query.all.unwrap_or(false), query.limit()?).await?;
-    Ok(Json(json!({"workers": workers.iter().map(show_worker).collect::<Vec<_>>()})))
-}
-
 fn show_spec(spec: &JobSpec) -> Value {
     let run = match &spec.run {
         Run::Command(argv) => json!({"command": argv}),
@@ -107,6 +94,7 @@ fn show_spec(spec: &JobSpec) -> Value {
         "retry": spec.retry,
         "labels": spec.labels,
         "image": spec.image,
+        "priority": spec.priority,
     })
 }
 
@@ -137,21 +125,5 @@ fn show_job(job: &JobRow, attempts: &[AttemptRow]) -> Value {
             "started_at": attempt.started_at,
             "finished_at": attempt.finished_at,
         })).collect::<Vec<_>>(),
-    })
-}
-
-fn show_worker(worker: &WorkerRow) -> Value {
-    json!({
-        "id": worker.id,
-        "provider": worker.provider,
-        "state": worker.state,
-        "job_id": worker.attempt.job,
-        "epoch": worker.attempt.epoch,
-        "resource": worker.resource,
-        "resource_uid": worker.resource_uid,
-        "reason": worker.reason,
-        "created_at": worker.created_at,
-        "registered_at": worker.registered_at,
-        "terminated_at": worker.terminated_at,
     })
 }

@@ -4,7 +4,7 @@
 //! before anything is stored. The same name with the same type and config answers 200 with what is
 //! there; with another config 409: a change is a DELETE and a POST. Settings are not shown again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -15,6 +15,7 @@ use hodei_core::{
     id::ProviderId,
     provider::{Unhealthy, WorkerProvider},
 };
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -26,6 +27,9 @@ use crate::{
     scheduler::roster::{CONNECT_TIMEOUT, attach},
     store::providers::{ProviderRow, Removal},
 };
+
+/// How long a provider may take to say what it can offer.
+const CAPABILITIES_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +47,7 @@ fn empty() -> Value {
 
 fn show_provider(app: &App, row: &ProviderRow) -> Value {
     let health = app.registry.health(&row.id);
+    let checked_at = app.registry.get(&row.id).map(|entry| entry.checked_at);
     json!({
         "type": row.kind,
         "name": row.id,
@@ -50,6 +55,8 @@ fn show_provider(app: &App, row: &ProviderRow) -> Value {
         "created_at": row.created_at,
         "healthy": health.is_ok(),
         "problem": health.err(),
+        "checked_at": checked_at,
+        "health_age_seconds": checked_at.map(age_seconds),
     })
 }
 
@@ -139,7 +146,8 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Pro
     Ok(Json(json!({"providers": shown})))
 }
 
-/// `GET /api/providers/{name}`: as in the list, with what it can offer.
+/// `GET /api/providers/{name}`: as in the list, with what it can offer. What it last said stands, with
+/// its age, while it gives no answer.
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
@@ -147,12 +155,30 @@ pub(super) async fn show(
     let id = parse_name(&name)?;
     let row = app.store.provider(&id).await?.ok_or_else(|| no_such_provider(&id))?;
     let mut shown = show_provider(&app, &row);
-    if let Some(entry) = app.registry.get(&id)
-        && let Ok(capabilities) = entry.provider.capabilities().await
-    {
-        shown["capabilities"] = json!(capabilities);
-    }
+    let problem = measure(&app, &id).await;
+    let entry = app.registry.get(&id);
+    let known = entry.and_then(|entry| entry.capabilities);
+    shown["capabilities_age_seconds"] = json!(known.as_ref().map(|(_, at)| age_seconds(*at)));
+    shown["capabilities"] = json!(known.map(|(capabilities, _)| capabilities));
+    shown["capabilities_problem"] = json!(problem);
     Ok(Json(shown))
+}
+
+/// Asks a provider what it can offer; why it did not say so, if it did not.
+async fn measure(app: &App, id: &ProviderId) -> Option<String> {
+    let Some(entry) = app.registry.get(id) else { return Some("not connected".to_owned()) };
+    match timeout(CAPABILITIES_TIMEOUT, entry.provider.capabilities()).await {
+        Ok(Ok(capabilities)) => {
+            app.registry.set_capabilities(id, capabilities);
+            None
+        }
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no answer within {CAPABILITIES_TIMEOUT:?}")),
+    }
+}
+
+fn age_seconds(at: Timestamp) -> i64 {
+    Timestamp::now().duration_since(at).as_secs().max(0)
 }
 
 /// `DELETE /api/providers/{name}`

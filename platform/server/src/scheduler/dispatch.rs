@@ -3,12 +3,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hodei_core::{provider::Requirements, secret::Secret};
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::launch::launch;
 use crate::{
     app::App,
-    registry::{Choice, Entry, Offer, choose},
+    registry::{Choice, Entry, Offer, Pause, WAITING_FOR_QUOTA, choose},
     store::{
         StoreError,
         notify::{Topic, changed_within},
@@ -22,6 +23,8 @@ const LAUNCHES: usize = 32;
 const POLL: Duration = Duration::from_millis(500);
 /// How long a provider may take to say whether it can do a job.
 const CAN_FULFILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a job may wait for the first provider before it says so.
+const UNEXPLAINED: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(app: Arc<App>) {
     let mut queue = app.hub.subscribe(Topic::Queue);
@@ -45,9 +48,6 @@ pub(super) async fn run(app: Arc<App>) {
 
 async fn dispatch(app: &Arc<App>, launches: &Arc<Semaphore>) -> Result<usize, StoreError> {
     let entries = app.registry.all();
-    if entries.is_empty() {
-        return Ok(0);
-    }
     let room = u32::try_from(launches.available_permits()).unwrap_or(u32::MAX);
     let due = app.store.due_jobs(room).await?;
     if due.is_empty() {
@@ -59,7 +59,10 @@ async fn dispatch(app: &Arc<App>, launches: &Arc<Semaphore>) -> Result<usize, St
         let offers = offers(app, &entries, &live, &job).await;
         let provider = match choose(&offers) {
             Choice::Use(provider) => provider,
-            Choice::Wait => continue,
+            Choice::Wait { reason, refused } => {
+                explain(app, &job, &reason, refused).await?;
+                continue;
+            }
             Choice::Never(reason) => {
                 app.store.reject(job.id, &reason).await?;
                 continue;
@@ -80,6 +83,20 @@ async fn dispatch(app: &Arc<App>, launches: &Arc<Semaphore>) -> Result<usize, St
     Ok(launched)
 }
 
+/// Writes down what a job waits for, unless it says so already. The words of a quota's own refusal say
+/// more than ours and stay.
+async fn explain(app: &App, job: &JobRow, reason: &str, refused: bool) -> Result<(), StoreError> {
+    let quota = reason.starts_with(WAITING_FOR_QUOTA);
+    let said = job.reason == reason || (quota && job.reason.starts_with(WAITING_FOR_QUOTA));
+    let known = said && (!refused || job.refused_since.is_some());
+    // Providers are connected one by one after a start: that alone is no reason.
+    let waited = (Timestamp::now() - job.submitted_at).total(jiff::Unit::Second).unwrap_or(0.0);
+    if known || (!refused && waited < UNEXPLAINED.as_secs_f64()) {
+        return Ok(());
+    }
+    app.store.note_queued(job.id, if said { &job.reason } else { reason }, refused).await
+}
+
 async fn offers(
     app: &App,
     entries: &[Entry],
@@ -90,20 +107,16 @@ async fn offers(
     let ask = entries.iter().map(async |entry| {
         let id = entry.row.id.clone();
         let asked = tokio::time::timeout(CAN_FULFILL_TIMEOUT, entry.provider.can_fulfill(&needs));
-        let (never, answered) = match asked.await {
-            Ok(Ok(never)) => (never, true),
+        let full = app.registry.is_paused(&id).then_some(Pause::Quota);
+        let (never, paused) = match asked.await {
+            Ok(Ok(never)) => (never, full),
             Ok(Err(error)) => {
                 tracing::warn!(provider = %id, %error, "a provider gives no answer");
-                (None, false)
+                (None, full.or(Some(Pause::Silent)))
             }
-            Err(_) => (None, false),
+            Err(_) => (None, full.or(Some(Pause::Silent))),
         };
-        Offer {
-            live_workers: live.get(id.as_str()).copied().unwrap_or(0),
-            paused: !answered || app.registry.is_paused(&id),
-            never,
-            id,
-        }
+        Offer { live_workers: live.get(id.as_str()).copied().unwrap_or(0), paused, never, id }
     });
     futures::future::join_all(ask).await
 }

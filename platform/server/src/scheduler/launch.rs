@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use hodei_core::{
     attempt::AttemptEnd,
     failure::{Failure, FailureCause},
+    id::Epoch,
     provider::{ProviderError, WorkerHandle, WorkerProvider, WorkerSpec},
     secret::Secret,
     worker::WorkerState,
@@ -20,6 +21,7 @@ use crate::{
         StoreError,
         claim::{CREATE_TIMEOUT, Claim},
     },
+    telemetry::{Stage, worker_stage},
 };
 
 /// Beyond start-up and run time, how long the cluster lets a worker live without the control plane.
@@ -36,8 +38,10 @@ pub(super) async fn launch(
     provider: Arc<dyn WorkerProvider>,
 ) {
     let (worker, key) = (claim.worker, claim.key);
-    let waited = seconds_since(claim.job.submitted_at);
-    metrics::histogram!("hodei_stage_seconds", "stage" => "queue").record(waited);
+    if key.epoch == Epoch::FIRST {
+        let waited = seconds_since(claim.job.submitted_at);
+        metrics::histogram!("hodei_stage_seconds", "stage" => "queue").record(waited);
+    }
     tracing::info!(job_id = %key.job, epoch = key.epoch.0, worker_id = %worker, provider = %claim.provider,
         correlation_id = claim.job.correlation_id, "creating a worker");
     let begun = Instant::now();
@@ -45,7 +49,12 @@ pub(super) async fn launch(
     let took = begun.elapsed().as_secs_f64();
     metrics::histogram!("hodei_stage_seconds", "stage" => "create").record(took);
     let written = match created {
-        Ok(handle) => created_as(&app, &provider, &handle).await,
+        Ok(handle) => {
+            if let Some(refused_for) = claim.refused_for {
+                worker_stage(claim.provider.as_str(), Stage::Quota, refused_for + took);
+            }
+            created_as(&app, &provider, &claim, &handle).await
+        }
         Err(failure) => failed(&app, &claim, failure).await,
     };
     if let Err(error) = written {
@@ -112,9 +121,13 @@ impl From<ProviderError> for CreateFailed {
 async fn created_as(
     app: &Arc<App>,
     provider: &Arc<dyn WorkerProvider>,
+    claim: &Claim,
     handle: &WorkerHandle,
 ) -> Result<(), StoreError> {
     let state = persist(|| app.store.store_handle(handle)).await?;
+    if claim.refused_for.is_some() {
+        persist(|| app.store.room_found(claim.key)).await?;
+    }
     tracing::info!(worker_id = %handle.worker, resource = handle.resource, "created");
     // Cancelled and cleared up while it was being made: the reaper had nothing to remove then.
     if state.is_none_or(|state| state == WorkerState::Terminated) {

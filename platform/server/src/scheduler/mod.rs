@@ -9,6 +9,7 @@ pub(crate) mod observe;
 pub(crate) mod otp;
 mod reaper;
 pub(crate) mod roster;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -27,4 +28,5 @@ pub(crate) fn start(app: &Arc<App>) {
     spawn("dispatch", Box::pin(dispatch::run(app.clone())));
     spawn("clock", Box::pin(clock::run(app.clone())));
     spawn("reaper", Box::pin(reaper::run(app.clone())));
+    spawn("waiting", Box::pin(waiting::run(app.clone())));
 }

@@ -128,7 +128,7 @@ async fn seen(
     match react(row.state, &observed.phase) {
         Reaction::Nothing => Ok(()),
         Reaction::Alive { running } => {
-            app.store.worker_scheduled(id, app.timing.otp_ttl).await?;
+            app.store.worker_scheduled(id, running, app.timing.otp_ttl).await?;
             if running && row.state == WorkerState::Creating {
                 app.store.advance_worker(id, WorkerState::Connecting).await?;
             }

@@ -81,7 +81,8 @@ async fn try_destroy(app: &App, worker: &WorkerRow) -> Result<(), String> {
 }
 
 async fn terminated(app: &App, worker: &WorkerRow) -> Result<(), StoreError> {
-    if let Ok(provider) = worker.provider_id() {
+    // A worker that was never made leaves no room behind it: its quota is as full as before.
+    if let (Ok(provider), Some(_)) = (worker.provider_id(), worker.handle()) {
         app.registry.resume(&provider);
     }
     app.store.worker_terminated(worker.id).await

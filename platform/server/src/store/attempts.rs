@@ -119,7 +119,11 @@ pub(crate) async fn start(
     .bind(job.spec.timeouts.run.as_secs_f64())
     .execute(&mut **tx)
     .await?;
-    let reason = job.reason.clone();
+    // What it waited for while it started is over; why it is cancelled is not.
+    let reason = match job.state {
+        JobState::Cancelling => job.reason.clone(),
+        _ => String::new(),
+    };
     transition(tx, job, JobEvent::AttemptRunning, &reason).await
 }
 
@@ -172,6 +176,8 @@ async fn conclude(
             sqlx::query(
                 "UPDATE jobs SET infrastructure_failures = infrastructure_failures + $2,
                     command_failures = command_failures + $3, quota_refusals = quota_refusals + $4,
+                    refused_since = CASE WHEN $4 = 1 THEN COALESCE(refused_since, now())
+                        ELSE refused_since END,
                     not_before = now() + make_interval(secs => $5),
                     queue_deadline = CASE WHEN $4 = 1 THEN queue_deadline
                         ELSE now() + make_interval(secs => $5 + $6) END

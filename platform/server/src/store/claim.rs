@@ -27,14 +27,16 @@ pub(crate) struct Claim {
     pub(crate) key: AttemptKey,
     pub(crate) worker: WorkerId,
     pub(crate) provider: ProviderId,
+    /// For how many seconds the job has been refused workers, if it was.
+    pub(crate) refused_for: Option<f64>,
 }
 
 impl Store {
-    /// Jobs that wait and may be claimed, the oldest first. Nothing is locked.
+    /// Jobs that wait and may be claimed: the highest priority first, then the oldest. Nothing is locked.
     pub(crate) async fn due_jobs(&self, limit: u32) -> Result<Vec<JobRow>, StoreError> {
         sqlx::query(
             "SELECT * FROM jobs WHERE state = 'queued' AND not_before <= now()
-             ORDER BY not_before, id LIMIT $1",
+             ORDER BY priority DESC, submitted_at, id LIMIT $1",
         )
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
@@ -54,7 +56,8 @@ impl Store {
     ) -> Result<Option<Claim>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let row = sqlx::query(
-            "SELECT * FROM jobs WHERE id = $1 AND state = $2 AND not_before <= now()
+            "SELECT *, EXTRACT(EPOCH FROM now() - refused_since)::float8 AS refused_for
+             FROM jobs WHERE id = $1 AND state = $2 AND not_before <= now()
              FOR NO KEY UPDATE SKIP LOCKED",
         )
         .bind(id.as_uuid())
@@ -74,7 +77,9 @@ impl Store {
         job.epoch = job.epoch.next();
         let key = AttemptKey { job: id, epoch: job.epoch };
         let worker = WorkerId::new();
-        transition(&mut tx, &mut job, JobEvent::AttemptCreated, "").await?;
+        // A job that was refused goes on waiting for that until its worker is created.
+        let reason = if job.refused_since.is_some() { job.reason.clone() } else { String::new() };
+        transition(&mut tx, &mut job, JobEvent::AttemptCreated, &reason).await?;
         let startup = job.spec.timeouts.startup.as_secs_f64();
         sqlx::query(
             "INSERT INTO attempts (job_id, epoch, worker_id, provider, state, startup_deadline)
@@ -105,7 +110,8 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        Ok(Some(Claim { job, key, worker, provider: provider.clone() }))
+        let refused_for = row.try_get("refused_for")?;
+        Ok(Some(Claim { job, key, worker, provider: provider.clone(), refused_for }))
     }
 
     /// How many workers of each provider are not terminated.

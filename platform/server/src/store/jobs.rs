@@ -47,8 +47,9 @@ impl Store {
         let name = spec.name.clone().unwrap_or_else(|| format!("job-{id}"));
         let mut tx = self.pool.begin().await?;
         let row = sqlx::query(
-            "INSERT INTO jobs (id, name, state, spec, idempotency_key, correlation_id, queue_deadline)
-             VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))
+            "INSERT INTO jobs (id, name, state, spec, idempotency_key, correlation_id, queue_deadline,
+                priority)
+             VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8)
              ON CONFLICT (idempotency_key) DO NOTHING RETURNING *",
         )
         .bind(id.as_uuid())
@@ -58,6 +59,7 @@ impl Store {
         .bind(key)
         .bind(correlation_id)
         .bind(spec.timeouts.queue.as_secs_f64())
+        .bind(spec.priority)
         .fetch_optional(&mut *tx)
         .await?;
         if let Some(row) = row {

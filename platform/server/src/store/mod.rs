@@ -1,20 +1,24 @@
 //! The control plane's state in PostgreSQL.
 //!
 //! Each public operation is one transaction. A job's state changes only in [`transition`], through
-//! `hodei_core`'s machine, together with its row in `job_events` and a notification to every replica.
+//! `hodei_core`'s machine, together with its row in `job_events` and a notification to every replica; so
+//! does the reason it waits for.
 //! Lock order: jobs, then attempts, then workers.
 
 pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod claim;
 pub(crate) mod deadlines;
+pub(crate) mod drain;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod notify;
 pub(crate) mod providers;
+pub(crate) mod retry;
 pub(crate) mod rows;
 pub(crate) mod sessions;
 pub(crate) mod transition;
+pub(crate) mod waiting;
 pub(crate) mod workers;
 
 use std::time::Duration;

@@ -55,6 +55,8 @@ pub(crate) struct JobRow {
     pub(crate) correlation_id: String,
     pub(crate) epoch: Epoch,
     pub(crate) failures: Failures,
+    /// When it was first refused a worker for a quota or backpressure, while that lasts.
+    pub(crate) refused_since: Option<Timestamp>,
     pub(crate) submitted_at: Timestamp,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) finished_at: Option<Timestamp>,
@@ -88,6 +90,8 @@ pub(crate) struct WorkerRow {
     pub(crate) pod_uid: Option<String>,
     pub(crate) reason: String,
     pub(crate) created_at: Timestamp,
+    /// When its container was first seen to run.
+    pub(crate) running_at: Option<Timestamp>,
     pub(crate) registered_at: Option<Timestamp>,
     pub(crate) terminated_at: Option<Timestamp>,
 }
@@ -171,6 +175,7 @@ pub(crate) fn read_job(row: &PgRow) -> Result<JobRow, StoreError> {
             command: count(row, "command_failures")?,
             quota: count(row, "quota_refusals")?,
         },
+        refused_since: optional_time(row, "refused_since")?,
         submitted_at: time(row, "submitted_at")?,
         started_at: optional_time(row, "started_at")?,
         finished_at: optional_time(row, "finished_at")?,
@@ -204,6 +209,7 @@ pub(crate) fn read_worker(row: &PgRow) -> Result<WorkerRow, StoreError> {
         pod_uid: row.try_get("pod_uid")?,
         reason: row.try_get("reason")?,
         created_at: time(row, "created_at")?,
+        running_at: optional_time(row, "running_at")?,
         registered_at: optional_time(row, "registered_at")?,
         terminated_at: optional_time(row, "terminated_at")?,
     })

@@ -32,6 +32,8 @@ pub(crate) struct Opened {
     pub(crate) opening: Opening,
     pub(crate) spec: JobSpec,
     pub(crate) correlation_id: String,
+    /// Seconds from the registration on, when this is the session that gets the assignment.
+    pub(crate) registered_for: Option<f64>,
 }
 
 /// What a session has to know to tell its agent what to do.
@@ -145,17 +147,20 @@ impl Store {
             }
             _ => {}
         }
-        sqlx::query(
-            "UPDATE workers SET lease_until = now() + make_interval(secs => $2) WHERE id = $1",
+        let row = sqlx::query(
+            "UPDATE workers SET lease_until = now() + make_interval(secs => $2) WHERE id = $1
+             RETURNING EXTRACT(EPOCH FROM now() - registered_at)::float8 AS registered_for",
         )
         .bind(worker.id.as_uuid())
         .bind(lease.as_secs_f64())
-        .execute(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
         tx.commit().await?;
+        let first = opening == Opening::Assign && attempt.state == AttemptState::Provisioning;
+        let registered_for = row.try_get::<Option<f64>, _>("registered_for")?.filter(|_| first);
         let acked_sequence = if held == Some(key) { attempt.log_sequence } else { 0 };
         let (spec, correlation_id) = (job.spec, job.correlation_id);
-        Ok(Some(Opened { acked_sequence, opening, spec, correlation_id }))
+        Ok(Some(Opened { acked_sequence, opening, spec, correlation_id, registered_for }))
     }
 
     /// The worker was heard of.

@@ -1,4 +1,4 @@
-//! The one place where a job's state changes.
+//! The one place where a job's state or reason changes.
 
 use hodei_core::{
     attempt::Outcome,
@@ -38,7 +38,8 @@ pub(crate) async fn transition(
     sqlx::query(
         "UPDATE jobs SET state = $2, version = $3, reason = $4, epoch = $5,
             started_at = CASE WHEN $2 = 'running' THEN COALESCE(started_at, now()) ELSE started_at END,
-            finished_at = CASE WHEN $6 THEN now() END
+            finished_at = CASE WHEN $6 THEN now() END,
+            refused_since = CASE WHEN $2 IN ('queued', 'starting') THEN refused_since END
          WHERE id = $1",
     )
     .bind(job.id.as_uuid())
@@ -58,6 +59,28 @@ pub(crate) async fn transition(
         notify(&mut **tx, Topic::Queue).await?;
     }
     Ok(())
+}
+
+/// Gives a locked job another reason; its state stays. One it has already is not written again.
+pub(crate) async fn note(
+    tx: &mut PgTransaction<'_>,
+    job: &mut JobRow,
+    reason: &str,
+) -> Result<(), StoreError> {
+    if job.reason == reason {
+        return Ok(());
+    }
+    let version = job.version + 1;
+    sqlx::query("UPDATE jobs SET version = $2, reason = $3 WHERE id = $1")
+        .bind(job.id.as_uuid())
+        .bind(version)
+        .bind(reason)
+        .execute(&mut **tx)
+        .await?;
+    record_event(tx, job, version, "reason_changed", Some(job.state), job.state, reason).await?;
+    job.version = version;
+    job.reason = reason.to_owned();
+    notify(&mut **tx, Topic::Job(job.id)).await
 }
 
 /// The row of a job's first event, `submitted`.
@@ -114,6 +137,7 @@ fn event_name(event: JobEvent) -> &'static str {
         JobEvent::AttemptRunning => "attempt_running",
         JobEvent::Requeued => "requeued",
         JobEvent::CancelRequested => "cancel_requested",
+        JobEvent::Retried => "retried",
         JobEvent::Finished(_) => "finished",
     }
 }

@@ -55,16 +55,19 @@ impl Store {
         row.as_ref().map(read_worker).transpose()
     }
 
-    /// Workers, newest first: those that are not terminated, or all.
+    /// Workers older than `before`, newest first: those that are not terminated, or all.
     pub(crate) async fn list_workers(
         &self,
         all: bool,
+        before: Option<WorkerId>,
         limit: u32,
     ) -> Result<Vec<WorkerRow>, StoreError> {
         sqlx::query(
-            "SELECT * FROM workers WHERE $1 OR state <> 'terminated' ORDER BY id DESC LIMIT $2",
+            "SELECT * FROM workers WHERE ($1 OR state <> 'terminated') AND ($2 IS NULL OR id < $2)
+             ORDER BY id DESC LIMIT $3",
         )
         .bind(all)
+        .bind(before.map(|id| id.as_uuid()))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?
@@ -118,19 +121,25 @@ impl Store {
         notify(&self.pool, Topic::Doomed).await
     }
 
-    /// The worker is on a node: the clock of its one-time password starts. Only once.
+    /// The worker is on a node: the clock of its one-time password starts. `running`: its container
+    /// runs. Each is written once.
     pub(crate) async fn worker_scheduled(
         &self,
         worker: WorkerId,
+        running: bool,
         otp_ttl: Duration,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE workers SET scheduled_at = now(),
-                otp_expires_at = LEAST(otp_expires_at, now() + make_interval(secs => $2))
-             WHERE id = $1 AND scheduled_at IS NULL",
+            "UPDATE workers SET scheduled_at = COALESCE(scheduled_at, now()),
+                otp_expires_at = CASE WHEN scheduled_at IS NULL
+                    THEN LEAST(otp_expires_at, now() + make_interval(secs => $2))
+                    ELSE otp_expires_at END,
+                running_at = CASE WHEN $3 THEN COALESCE(running_at, now()) ELSE running_at END
+             WHERE id = $1 AND (scheduled_at IS NULL OR ($3 AND running_at IS NULL))",
         )
         .bind(worker.as_uuid())
         .bind(otp_ttl.as_secs_f64())
+        .bind(running)
         .execute(&self.pool)
         .await?;
         Ok(())

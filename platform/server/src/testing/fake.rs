@@ -153,7 +153,15 @@ impl WorkerProvider for FakeProvider {
     }
 
     async fn worker_status(&self, handle: &WorkerHandle) -> Result<WorkerStatus, ProviderError> {
-        let observed = self.world.workers.lock().unwrap()[&handle.worker].clone();
+        let known = self.world.workers.lock().unwrap().get(&handle.worker).cloned();
+        let observed = known.unwrap_or_else(|| ObservedWorker {
+            handle: handle.clone(),
+            phase: WorkerPhase::Gone,
+            restarts: 0,
+            node: None,
+            attempt: None,
+            created_at: None,
+        });
         Ok(WorkerStatus { observed, staleness: Staleness(std::time::Duration::ZERO) })
     }
 

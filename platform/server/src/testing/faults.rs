@@ -88,7 +88,7 @@ async fn a_second_stream_ends_the_first_and_a_repeated_result_is_taken_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_worker_is_replaced_and_its_late_result_refused() {
     let (mut server, id, _agent, mut link, attempt) = running(&[]).await;
-    let worker = server.server.app.store.list_workers(false, 1).await.unwrap()[0].id;
+    let worker = server.server.app.store.list_workers(false, None, 1).await.unwrap()[0].id;
     let failure = Failure { cause: FailureCause::NodeLost, message: "node-1 is gone".into() };
     server.world.turn(worker, WorkerPhase::Failed(failure));
     server.await_job(id, JobState::Queued).await;
@@ -113,7 +113,7 @@ async fn a_silent_worker_loses_its_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_deleted_by_somebody_else_is_replaced() {
     let (mut server, id, _agent, _link, _) = running(&[]).await;
-    let worker = server.server.app.store.list_workers(false, 1).await.unwrap()[0].id;
+    let worker = server.server.app.store.list_workers(false, None, 1).await.unwrap()[0].id;
     server.world.turn(worker, WorkerPhase::Gone);
     server.await_job(id, JobState::Queued).await;
     finish_second(&mut server, id).await;

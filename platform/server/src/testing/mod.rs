@@ -2,6 +2,7 @@
 //! an agent that does what a test says.
 
 mod agent;
+mod auth;
 mod claims;
 mod end_to_end;
 mod fake;
@@ -10,7 +11,9 @@ mod follow;
 mod postgres;
 mod registration;
 mod rest;
+mod retry;
 mod running;
+mod waiting;
 
 use std::time::Duration;
 

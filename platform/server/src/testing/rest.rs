@@ -24,6 +24,13 @@ async fn providers_are_registered_once_and_removed() {
     assert_eq!(server.post("/api/providers", &other).await.0, 409);
     let (status, listed) = get(&server, "/api/providers").await;
     assert_eq!((status, &listed["providers"][0]["healthy"]), (200, &json!(true)));
+    let (status, shown) = get(&server, "/api/providers/fake").await;
+    assert_eq!((status, &shown["healthy"]), (200, &json!(true)), "{shown}");
+    for age in ["health_age_seconds", "capabilities_age_seconds"] {
+        assert!(shown[age].as_i64().is_some_and(|age| (0..30).contains(&age)), "{age}: {shown}");
+    }
+    assert!(shown["capabilities"].is_object() && shown["capabilities_problem"].is_null());
+    assert_eq!(get(&server, "/api/providers/none").await.0, 404);
     let delete = |path: String| async move { http().delete(path).send().await.unwrap().status() };
     assert_eq!(delete(server.url("/api/providers/fake")).await, 204);
     assert_eq!(delete(server.url("/api/providers/fake")).await, 404);
@@ -80,6 +87,9 @@ async fn jobs_workers_health_and_metrics_can_be_looked_at() {
     assert_eq!(get(&server, "/api/jobs/nonsense").await.0, 422);
     let (_, workers) = get(&server, "/api/workers").await;
     assert_eq!(workers["workers"][0]["id"], json!(worker.worker));
+    assert_eq!(workers["next"], json!(null));
+    let (_, workers) = get(&server, &format!("/api/workers?after={}", worker.worker)).await;
+    assert_eq!(workers["workers"], json!([]));
     assert_eq!(get(&server, "/healthz").await, (200, json!("ok\n")));
     let (status, ready) = get(&server, "/readyz").await;
     assert_eq!((status, &ready["providers"]["fake"]["healthy"]), (200, &json!(true)));
@@ -89,4 +99,6 @@ async fn jobs_workers_health_and_metrics_can_be_looked_at() {
         assert!(metrics.contains(name), "{name} is missing in {metrics}");
     }
     assert_eq!(get(&server, "/nothing").await.0, 404);
+    let (status, problem) = server.post("/api/jobs", &json!({})).await;
+    assert_eq!((status, &problem["status"]), (405, &json!(405)), "{problem}");
 }

@@ -26,12 +26,28 @@ pub(super) struct Running {
     pub(super) world: Arc<World>,
     pub(super) asked_for: mpsc::UnboundedReceiver<WorkerSpec>,
     pub(super) database: TestDatabase,
+    /// Name of its one provider.
+    pub(super) provider: String,
     config: Config,
 }
 
 impl Running {
     /// A server with one provider, `fake`.
     pub(super) async fn start(more: &[&str]) -> Self {
+        Self::start_as("fake", more).await
+    }
+
+    /// A server with one provider of a name of its own: metrics are the whole process's.
+    pub(super) async fn start_as(provider: &str, more: &[&str]) -> Self {
+        Self::start_with(provider, more, "").await
+    }
+
+    /// A server with one provider, `fake`, whose clients need the token of this file.
+    pub(super) async fn with_token(file: &str, token: &str) -> Self {
+        Self::start_with("fake", &["--api-token-file", file], token).await
+    }
+
+    async fn start_with(provider: &str, more: &[&str], token: &str) -> Self {
         let database = create_database().await;
         let (world, asked_for) = World::new();
         let base =
@@ -39,18 +55,20 @@ impl Running {
         let rest = ["--rest-listen", "127.0.0.1:0", "--cancel-grace-seconds", "0.2"];
         let config = Config::try_parse_from(base.iter().chain(&rest).chain(more)).unwrap();
         let server = Server::start(&config, Arc::new(FakeFactory(world.clone()))).await.unwrap();
-        let running = Self { server, world, asked_for, database, config };
-        let body = json!({"type": "fake", "name": "fake"});
-        assert_eq!(running.post("/api/providers", &body).await.0, 201);
+        let provider = provider.to_owned();
+        let running = Self { server, world, asked_for, database, provider, config };
+        let body = json!({"type": "fake", "name": running.provider});
+        let register = http().post(running.url("/api/providers")).bearer_auth(token).json(&body);
+        assert_eq!(register.send().await.unwrap().status(), 201);
         running
     }
 
     /// Ends the server and starts another one on the same database.
     pub(super) async fn restart(self) -> Self {
-        let Self { server, world, asked_for, database, config } = self;
+        let Self { server, world, asked_for, database, provider, config } = self;
         server.shut_down().await;
         let server = Server::start(&config, Arc::new(FakeFactory(world.clone()))).await.unwrap();
-        Self { server, world, asked_for, database, config }
+        Self { server, world, asked_for, database, provider, config }
     }
 
     pub(super) fn url(&self, path: &str) -> String {
@@ -124,7 +142,7 @@ impl Running {
     /// Waits until the provider has no worker and the database only terminated ones.
     pub(super) async fn await_cleared(&self) {
         super::await_some("every worker to be destroyed", async || {
-            let left = self.server.app.store.list_workers(false, 100).await.unwrap();
+            let left = self.server.app.store.list_workers(false, None, 100).await.unwrap();
             match (self.world.count(), left.as_slice()) {
                 (0, []) => Ok(()),
                 seen => Err(format!("{seen:?}")),
@@ -150,6 +168,7 @@ impl Running {
             world: self.world.clone(),
             asked_for,
             database: self.database.share(),
+            provider: self.provider.clone(),
             config: self.config.clone(),
         }
     }
