@@ -177,6 +177,8 @@ pub(crate) struct Offer {
     pub(crate) live_workers: i64,
     /// It takes no work now.
     pub(crate) paused: bool,
+    /// Why it can't do this job now.
+    pub(crate) not_now: Option<String>,
     /// Why it can never do this job.
     pub(crate) never: Option<String>,
 }
@@ -185,8 +187,8 @@ pub(crate) struct Offer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice {
     Use(ProviderId),
-    /// Nobody takes it now; somebody may later.
-    Wait,
+    /// Nobody takes it now; somebody may later. The reason is empty where there is none to tell.
+    Wait(String),
     /// Nobody ever will, and why.
     Never(String),
 }
@@ -203,9 +205,15 @@ pub(crate) fn choose(options: &[Offer]) -> Choice {
     }
     options
         .iter()
-        .filter(|option| !option.paused && option.never.is_none())
+        .filter(|option| !option.paused && option.not_now.is_none() && option.never.is_none())
         .min_by(|a, b| (a.live_workers, &a.id).cmp(&(b.live_workers, &b.id)))
-        .map_or(Choice::Wait, |option| Choice::Use(option.id.clone()))
+        .map_or_else(|| Choice::Wait(why_wait(options)), |option| Choice::Use(option.id.clone()))
+}
+
+fn why_wait(options: &[Offer]) -> String {
+    let reason =
+        |option: &Offer| option.not_now.as_ref().map(|reason| format!("{}: {reason}", option.id));
+    options.iter().filter_map(reason).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -214,13 +222,14 @@ mod tests {
 
     fn offer(name: &str, live_workers: i64, paused: bool, never: Option<&str>) -> Offer {
         let never = never.map(str::to_owned);
-        Offer { id: name.parse().unwrap(), live_workers, paused, never }
+        Offer { id: name.parse().unwrap(), live_workers, paused, not_now: None, never }
     }
 
     fn check(options: &[Offer], expect: &str) {
         let choice = match choose(options) {
             Choice::Use(id) => id.to_string(),
-            Choice::Wait => "wait".to_owned(),
+            Choice::Wait(reason) if reason.is_empty() => "wait".to_owned(),
+            Choice::Wait(reason) => format!("wait: {reason}"),
             Choice::Never(reason) => reason,
         };
         assert_eq!(choice, expect);
@@ -234,5 +243,9 @@ mod tests {
         check(&[offer("a", 3, true, None), offer("b", 1, false, Some("too small"))], "wait");
         check(&[offer("b", 1, false, None), offer("a", 1, false, None)], "a");
         check(&[offer("a", 0, false, Some("too small"))], "no provider can run it: a: too small");
+        let full = Offer { not_now: Some("full".into()), ..offer("a", 0, false, None) };
+        check(std::slice::from_ref(&full), "wait: a: full");
+        check(&[full.clone(), offer("b", 9, false, None)], "b");
+        check(&[full, offer("b", 9, false, Some("too small"))], "wait: a: full");
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hodei_core::{provider::Requirements, secret::Secret};
+use hodei_core::{
+    provider::{Fulfilment, Requirements},
+    secret::Secret,
+};
 use tokio::sync::Semaphore;
 
 use super::launch::launch;
@@ -59,7 +62,12 @@ async fn dispatch(app: &Arc<App>, launches: &Arc<Semaphore>) -> Result<usize, St
         let offers = offers(app, &entries, &live, &job).await;
         let provider = match choose(&offers) {
             Choice::Use(provider) => provider,
-            Choice::Wait => continue,
+            Choice::Wait(reason) => {
+                if !reason.is_empty() {
+                    app.store.note_waiting(job.id, &reason).await?;
+                }
+                continue;
+            }
             Choice::Never(reason) => {
                 app.store.reject(job.id, &reason).await?;
                 continue;
@@ -86,21 +94,25 @@ async fn offers(
     live: &HashMap<String, i64>,
     job: &JobRow,
 ) -> Vec<Offer> {
-    let needs = Requirements { resources: job.spec.resources.clone(), architecture: None };
+    let needs = Requirements { resources: job.spec.resources.clone(), ..Requirements::default() };
     let ask = entries.iter().map(async |entry| {
         let id = entry.row.id.clone();
         let asked = tokio::time::timeout(CAN_FULFILL_TIMEOUT, entry.provider.can_fulfill(&needs));
-        let (never, answered) = match asked.await {
-            Ok(Ok(never)) => (never, true),
+        let (mut not_now, mut never, mut answered) = (None, None, true);
+        match asked.await {
+            Ok(Ok(Fulfilment::Yes)) => {}
+            Ok(Ok(Fulfilment::NotNow(reason))) => not_now = Some(reason),
+            Ok(Ok(Fulfilment::Never(reason))) => never = Some(reason),
             Ok(Err(error)) => {
                 tracing::warn!(provider = %id, %error, "a provider gives no answer");
-                (None, false)
+                answered = false;
             }
-            Err(_) => (None, false),
-        };
+            Err(_) => answered = false,
+        }
         Offer {
             live_workers: live.get(id.as_str()).copied().unwrap_or(0),
             paused: !answered || app.registry.is_paused(&id),
+            not_now,
             never,
             id,
         }

@@ -186,6 +186,18 @@ pub(crate) async fn stop_attempt(
 }
 
 impl Store {
+    /// Notes why a queued job waits; the claim clears it.
+    pub(crate) async fn note_waiting(&self, id: JobId, reason: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE jobs SET reason = $2 WHERE id = $1 AND state = 'queued' AND reason <> $2",
+        )
+        .bind(id.as_uuid())
+        .bind(reason)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Ends a queued job that no provider can ever run.
     pub(crate) async fn reject(&self, id: JobId, reason: &str) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
