@@ -1,6 +1,8 @@
 //! The port through which the control plane gets and removes workers. An adapter (Kubernetes today)
 //! stands behind it; nothing here knows which.
 
+mod offer;
+
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
@@ -8,6 +10,10 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::offer::{
+    Fulfilment, GpuOffer, GpuRequest, NodeCount, ProviderCapabilities, Requirements,
+    StartupEstimate, StartupTime,
+};
 use crate::{
     failure::{Failure, FailureCause},
     id::{AttemptKey, ProviderId, WorkerId},
@@ -96,7 +102,7 @@ pub enum ProviderEvent {
 }
 
 /// How long ago the truth was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staleness(pub Duration);
 
 /// A status, and how old the view it was read from is.
@@ -126,37 +132,6 @@ pub struct LogEntry {
     pub time: Option<Timestamp>,
     /// The line without its end.
     pub line: String,
-}
-
-/// What a provider can offer.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ProviderCapabilities {
-    /// CPU of the largest single worker, in thousandths of a core; `None` where nothing bounds it or
-    /// the bound is not known.
-    pub max_cpu_millis: Option<u64>,
-    /// Memory of the largest single worker, in bytes; `None` as above.
-    pub max_memory_bytes: Option<u64>,
-    /// How many more workers fit the quota; `None` without one.
-    pub free_workers: Option<u64>,
-    /// Extended GPU resources and how many of each one node offers at most.
-    pub gpus: BTreeMap<String, u64>,
-    /// Architectures as Kubernetes names them (`amd64`, `arm64`).
-    pub architectures: Vec<String>,
-    /// Operating systems as Kubernetes names them.
-    pub operating_systems: Vec<String>,
-    /// Regions by the well-known label.
-    pub regions: Vec<String>,
-    /// Zones by the well-known label.
-    pub zones: Vec<String>,
-}
-
-/// What a job needs of a provider.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Requirements {
-    /// Requests and limits.
-    pub resources: Resources,
-    /// The architecture, when it matters.
-    pub architecture: Option<String>,
 }
 
 /// How a provider failed to do what it was asked.
@@ -288,17 +263,24 @@ pub trait WorkerProvider: Send + Sync + 'static {
     /// When the watch has never been in step with the cluster.
     async fn list_workers(&self) -> Result<Vec<ObservedWorker>, ProviderError>;
 
-    /// What it can offer.
+    /// What it can offer, from memory; only the first call waits for the cluster.
     ///
     /// # Errors
-    /// When the cluster refuses or does not answer.
+    /// When the cluster has not been seen yet.
     async fn capabilities(&self) -> Result<ProviderCapabilities, ProviderError>;
 
-    /// Why these requirements can never be met, or `None` if they can.
+    /// Whether these requirements can be met, from memory.
+    ///
+    /// A yes to an architecture, a system, a region or a GPU model says that there is such a node, not
+    /// that the worker will be put there: that is for the provider's own node selector.
     ///
     /// # Errors
-    /// When the cluster refuses or does not answer.
-    async fn can_fulfill(&self, needs: &Requirements) -> Result<Option<String>, ProviderError>;
+    /// When the cluster has not been seen yet, or not for so long that the view can't be trusted.
+    async fn can_fulfill(&self, needs: &Requirements) -> Result<Fulfilment, ProviderError>;
+
+    /// How long a worker of this image (`None`: the provider's) takes to start, by the provider's own
+    /// measurements of late.
+    fn estimated_startup_time(&self, image: Option<&str>) -> StartupEstimate;
 
     /// Changes from now on. A slow subscriber gets [`ProviderEvent::Resynced`] for what it missed.
     fn subscribe(&self) -> BoxStream<'static, ProviderEvent>;

@@ -14,7 +14,8 @@
 //! | `watch` | what there is now, without asking |
 //! | `api` | how a request is sent, retried, and how its failure is told |
 //! | `connect`, `health` | how the cluster is reached, and what is broken when it is not |
-//! | `create`, `destroy`, `logs`, `capabilities` | the operations of the port |
+//! | `capabilities`, `startup` | what the cluster can offer, and how fast |
+//! | `create`, `destroy`, `logs` | the operations of the port |
 //! | `rbac` | which permissions all this needs |
 //!
 //! Nothing outside this crate names `kube` or `k8s-openapi` in the platform.
@@ -33,6 +34,7 @@ mod phase;
 mod pod;
 mod provider;
 mod rbac;
+mod startup;
 #[cfg(test)]
 mod testing;
 mod watch;

@@ -192,8 +192,10 @@ pub(crate) fn make_resources(config: &KubernetesConfig, asked: &Resources) -> Re
     let effective = effective_resources(config, asked);
     let map = |cpu: Option<String>, memory: Option<String>| {
         let pairs = [("cpu", cpu), ("memory", memory)];
-        let given = pairs.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        given.map(|(key, value)| (key.to_owned(), Quantity(value))).collect()
+        let given = pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        // The API demands the same request and limit of an extended resource.
+        let extended = config.extended_resources.clone();
+        given.chain(extended).map(|(key, value)| (key, Quantity(value))).collect()
     };
     ResourceRequirements {
         requests: Some(map(effective.cpu_request, effective.memory_request)),
@@ -276,6 +278,7 @@ mod tests {
             "image": "registry.local/worker:1",
             "image_pull_policy": "Always",
             "image_pull_secrets": ["registry"],
+            "extended_resources": {"nvidia.com/gpu": "1"},
             "node_selector": {"disk": "ssd"},
             "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
             "host_aliases": [{"ip": "172.18.0.1", "hostnames": ["host.docker.internal"]}],

@@ -12,9 +12,9 @@ use hodei_core::{
     failure::{Failure, FailureCause},
     id::{ProviderId, WorkerId},
     provider::{
-        LogEntry, LogQuery, ObservedWorker, ProviderCapabilities, ProviderError, ProviderEvent,
-        Requirements, Unhealthy, WorkerHandle, WorkerPhase, WorkerProvider, WorkerSpec,
-        WorkerStatus,
+        Fulfilment, LogEntry, LogQuery, ObservedWorker, ProviderCapabilities, ProviderError,
+        ProviderEvent, Requirements, StartupEstimate, Unhealthy, WorkerHandle, WorkerPhase,
+        WorkerProvider, WorkerSpec, WorkerStatus,
     },
 };
 use jiff::SignedDuration;
@@ -22,11 +22,12 @@ use kube::Client;
 
 use crate::{
     api::{ClusterApi, RetryPolicy},
-    capabilities::Measured,
+    capabilities::Inventory,
     config::KubernetesConfig,
     connect::{Endpoint, connect},
     measure,
     names::secret_name,
+    startup::Startups,
     watch::{Heard, Presence, Watch},
 };
 
@@ -35,14 +36,16 @@ pub(crate) const SYNC_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Hodei workers as pods in one namespace of one cluster.
 ///
-/// It keeps one watch for all its workers, which ends when the provider is dropped.
+/// It keeps one watch for all its workers, and from the first question for what it can offer one each
+/// of nodes, quotas and limit ranges. They end when the provider is dropped.
 pub struct KubernetesProvider {
     pub(crate) id: ProviderId,
     pub(crate) config: Arc<KubernetesConfig>,
     pub(crate) api: ClusterApi,
     pub(crate) watch: Watch,
     pub(crate) endpoint: Option<Endpoint>,
-    pub(crate) measured: tokio::sync::Mutex<Option<Measured>>,
+    pub(crate) inventory: Inventory,
+    startups: Arc<Startups>,
     /// Workers whose Secret is known to be gone.
     discarded: Mutex<HashSet<WorkerId>>,
 }
@@ -95,17 +98,20 @@ impl KubernetesProvider {
         retry: RetryPolicy,
     ) -> Self {
         let heard = Heard::default();
+        let inventory = Inventory::new(&id, client.clone(), &config);
+        let startups = Arc::new(Startups::new(inventory.shared()));
         let client = measure::instrument(client, &id, heard.clone());
         let api = ClusterApi::new(client, config.namespace.clone(), retry);
         let patience = SignedDuration::from_secs(config.startup_timeout_seconds.into());
-        let watch = Watch::start(&id, api.typed(), patience, heard);
+        let watch = Watch::start(&id, api.typed(), patience, heard, Arc::clone(&startups));
         Self {
             id,
             config: Arc::new(config),
             api,
             watch,
             endpoint,
-            measured: tokio::sync::Mutex::new(None),
+            inventory,
+            startups,
             discarded: Mutex::new(HashSet::new()),
         }
     }
@@ -230,11 +236,15 @@ impl WorkerProvider for KubernetesProvider {
     }
 
     async fn capabilities(&self) -> Result<ProviderCapabilities, ProviderError> {
-        self.measure_capabilities().await
+        self.offer().await
     }
 
-    async fn can_fulfill(&self, needs: &Requirements) -> Result<Option<String>, ProviderError> {
-        self.explain(needs).await
+    async fn can_fulfill(&self, needs: &Requirements) -> Result<Fulfilment, ProviderError> {
+        self.judge(needs).await
+    }
+
+    fn estimated_startup_time(&self, image: Option<&str>) -> StartupEstimate {
+        self.startups.estimate(image.unwrap_or(&self.config.image))
     }
 
     fn subscribe(&self) -> BoxStream<'static, ProviderEvent> {

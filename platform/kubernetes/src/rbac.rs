@@ -35,9 +35,14 @@ pub const REQUIRED_RULES: &[Rule] = &[
     },
     Rule { scope: Scope::Namespace, group: "", resource: "pods/log", verbs: &["get"] },
     Rule { scope: Scope::Namespace, group: "", resource: "secrets", verbs: &["create", "delete"] },
-    Rule { scope: Scope::Namespace, group: "", resource: "limitranges", verbs: &["list"] },
-    Rule { scope: Scope::Namespace, group: "", resource: "resourcequotas", verbs: &["list"] },
-    Rule { scope: Scope::Cluster, group: "", resource: "nodes", verbs: &["list"] },
+    Rule { scope: Scope::Namespace, group: "", resource: "limitranges", verbs: &["list", "watch"] },
+    Rule {
+        scope: Scope::Namespace,
+        group: "",
+        resource: "resourcequotas",
+        verbs: &["list", "watch"],
+    },
+    Rule { scope: Scope::Cluster, group: "", resource: "nodes", verbs: &["list", "watch"] },
 ];
 
 #[cfg(test)]

@@ -210,6 +210,8 @@ pub(crate) struct Offer {
     pub(crate) live_workers: i64,
     /// Why it takes no work now.
     pub(crate) paused: Option<Pause>,
+    /// Why it can't do this job now.
+    pub(crate) not_now: Option<String>,
     /// Why it can never do this job.
     pub(crate) never: Option<String>,
 }
@@ -218,7 +220,7 @@ pub(crate) struct Offer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice {
     Use(ProviderId),
-    /// Nobody takes it now; somebody may later. The reason is the same for as long as that is so.
+    /// Nobody takes it now; somebody may later.
     Wait {
         reason: String,
         /// A provider could, but takes no work now.
@@ -240,19 +242,27 @@ pub(crate) fn choose(options: &[Offer]) -> Choice {
     }
     options
         .iter()
-        .filter(|option| option.paused.is_none() && option.never.is_none())
+        .filter(|option| {
+            option.paused.is_none() && option.not_now.is_none() && option.never.is_none()
+        })
         .min_by(|a, b| (a.live_workers, &a.id).cmp(&(b.live_workers, &b.id)))
         .map_or_else(|| wait(options), |option| Choice::Use(option.id.clone()))
 }
 
 fn wait(options: &[Offer]) -> Choice {
+    let able = || options.iter().filter(|option| option.never.is_none());
     let paused = |pause| {
-        let those = options.iter().filter(|o| o.paused == Some(pause) && o.never.is_none());
+        let those = able().filter(|option| option.paused == Some(pause));
         let mut names: Vec<_> = those.map(|option| option.id.to_string()).collect();
         names.sort();
         names.join(", ")
     };
+    let mut not_now: Vec<_> = able()
+        .filter_map(|option| Some(format!("{}: {}", option.id, option.not_now.as_ref()?)))
+        .collect();
+    not_now.sort();
     let reason = match (paused(Pause::Quota), paused(Pause::Silent)) {
+        _ if !not_now.is_empty() => format!("waiting: {}", not_now.join("; ")),
         (full, _) if !full.is_empty() => format!("{WAITING_FOR_QUOTA}: no room for more at {full}"),
         (_, silent) if !silent.is_empty() => format!("waiting: no answer from {silent}"),
         _ => {
@@ -272,14 +282,15 @@ mod tests {
 
     fn offer(name: &str, live_workers: i64, paused: Option<Pause>, never: Option<&str>) -> Offer {
         let never = never.map(str::to_owned);
-        Offer { id: name.parse().unwrap(), live_workers, paused, never }
+        Offer { id: name.parse().unwrap(), live_workers, paused, not_now: None, never }
     }
 
     fn check(options: &[Offer], expect: &str) {
         let choice = match choose(options) {
             Choice::Use(id) => id.to_string(),
             Choice::Wait { reason, refused } => {
-                assert_eq!(refused, options.iter().any(|option| option.paused.is_some()));
+                let says_so = |option: &Offer| option.paused.is_some() || option.not_now.is_some();
+                assert_eq!(refused, options.iter().any(says_so));
                 reason
             }
             Choice::Never(reason) => reason,
@@ -303,5 +314,9 @@ mod tests {
         check(&[offer("a", 3, SILENT, None)], "waiting: no answer from a");
         check(&[offer("b", 1, None, None), offer("a", 1, None, None)], "a");
         check(&[offer("a", 0, None, Some("too small"))], "no provider can run it: a: too small");
+        let full = Offer { not_now: Some("full".into()), ..offer("a", 0, None, None) };
+        check(std::slice::from_ref(&full), "waiting: a: full");
+        check(&[full.clone(), offer("b", 9, None, None)], "b");
+        check(&[full, offer("b", 9, None, Some("too small"))], "waiting: a: full");
     }
 }

@@ -47,6 +47,11 @@ pub struct KubernetesConfig {
     pub default_cpu_limit: String,
     /// Memory at most for a worker that does not say.
     pub default_memory_limit: String,
+    /// Extended resources (`nvidia.com/gpu`) that every worker is given, as request and limit alike.
+    pub extended_resources: BTreeMap<String, String>,
+    /// Whether nodes are added on demand. Then a pending worker is what makes one come, and no job is
+    /// refused or held back because of the nodes that are there now.
+    pub node_autoscaling: bool,
     /// Labels a node must have.
     pub node_selector: BTreeMap<String, String>,
     /// Taints that are tolerated.
@@ -155,6 +160,8 @@ impl Default for KubernetesConfig {
             default_memory_request: "1Gi".to_owned(),
             default_cpu_limit: "2".to_owned(),
             default_memory_limit: "4Gi".to_owned(),
+            extended_resources: BTreeMap::new(),
+            node_autoscaling: false,
             node_selector: BTreeMap::new(),
             tolerations: Vec::new(),
             affinity: None,
@@ -228,6 +235,10 @@ impl KubernetesConfigBuilder {
         default_cpu_limit: String;
         /// Sets [`KubernetesConfig::default_memory_limit`].
         default_memory_limit: String;
+        /// Sets [`KubernetesConfig::extended_resources`].
+        extended_resources: BTreeMap<String, String>;
+        /// Sets [`KubernetesConfig::node_autoscaling`].
+        node_autoscaling: bool;
         /// Sets [`KubernetesConfig::node_selector`].
         node_selector: BTreeMap<String, String>;
         /// Sets [`KubernetesConfig::tolerations`].

@@ -49,7 +49,7 @@ pub enum TaintEffect {
 }
 
 impl TaintEffect {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NoSchedule => "NoSchedule",
             Self::PreferNoSchedule => "PreferNoSchedule",

@@ -80,6 +80,7 @@ impl KubernetesConfig {
             check_subdomain(&format!("image_pull_secrets[{index}]"), name, &mut found);
         }
         self.validate_quantities(&mut found);
+        self.validate_extended(&mut found);
         check_labels("node_selector", &self.node_selector, &mut found);
         for (index, toleration) in self.tolerations.iter().enumerate() {
             if let Err(error) = toleration.validate() {
@@ -145,6 +146,25 @@ impl KubernetesConfig {
             if let (Some(request), Some(limit)) = (request, limit) {
                 found.require(request <= limit, field, || "is more than its limit".to_owned());
             }
+        }
+    }
+
+    /// Extended resources have a domain that is not the cluster's own, and are counted.
+    fn validate_extended(&self, found: &mut Findings) {
+        for (name, count) in &self.extended_resources {
+            let domain = name.split_once('/').map_or("", |(domain, _)| domain);
+            let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+            let good = !domain.is_empty()
+                && !own
+                && !domain.starts_with("requests.")
+                && names::is_label_key(name);
+            let field = format!("extended_resources[{name:?}]");
+            found.require(good, field.clone(), || {
+                "is not the name of an extended resource, as nvidia.com/gpu".to_owned()
+            });
+            found.require(count.parse::<u32>().is_ok_and(|count| count > 0), field, || {
+                format!("{count:?} is not a whole number, 1 or more")
+            });
         }
     }
 
@@ -228,6 +248,15 @@ mod tests {
             ("default_cpu_request", |c| c.default_cpu_request = "3".into()),
             ("default_memory_limit", |c| c.default_memory_limit = "4GB".into()),
             ("workspace_size", |c| c.workspace_size = "big".into()),
+            ("extended_resources[\"gpu\"]", |c| {
+                _ = c.extended_resources.insert("gpu".into(), "1".into());
+            }),
+            ("extended_resources[\"kubernetes.io/x\"]", |c| {
+                _ = c.extended_resources.insert("kubernetes.io/x".into(), "1".into());
+            }),
+            ("extended_resources[\"nvidia.com/gpu\"]", |c| {
+                _ = c.extended_resources.insert("nvidia.com/gpu".into(), "500m".into());
+            }),
             ("node_selector[\"a b\"]", |c| _ = c.node_selector.insert("a b".into(), "".into())),
             ("tolerations[0]", |c| {
                 c.tolerations = serde_json::from_str(r#"[{"value": "x"}]"#).unwrap();

@@ -1,5 +1,5 @@
-//! A fake API server for the tests of this crate: it keeps pods and secrets, counts requests, serves
-//! lists and watches with resource versions, and fails on demand. It has no kubelet: a test plays it.
+//! A fake API server for the tests of this crate: it keeps objects, counts requests, serves lists and
+//! watches of any resource with resource versions, and fails on demand. It has no kubelet: a test plays it.
 
 mod store;
 
@@ -165,8 +165,8 @@ impl FakeCluster {
             }
             Some(Fault::AnswerLost) | None => {}
         }
-        let (code, answer) = if kind.starts_with("WATCH ") {
-            (200, self.serve_watch(query).await)
+        let (code, answer) = if let Some(resource) = kind.strip_prefix("WATCH ") {
+            (200, self.serve_watch(resource, query).await)
         } else {
             let answer = self.state().store.serve(parts.method.as_str(), &path, query, &body);
             self.changed.send_replace(());
@@ -179,11 +179,11 @@ impl FakeCluster {
     }
 
     /// A watch as a long poll: answered and closed as soon as there is something to tell.
-    async fn serve_watch(&self, query: &str) -> String {
+    async fn serve_watch(&self, resource: &str, query: &str) -> String {
         let mut changed = self.changed.subscribe();
         let from = store::parameter(query, "resourceVersion").unwrap_or_default();
         loop {
-            let told = self.state().store.changes_since(from.parse().unwrap_or(0));
+            let told = self.state().store.changes_since(resource, from.parse().unwrap_or(0));
             if !told.is_empty() {
                 return told;
             }

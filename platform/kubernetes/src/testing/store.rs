@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-/// Objects by resource and name, and the history of pods for watches.
+/// Objects by resource and name, and the history of all for watches.
 #[derive(Default)]
 pub(super) struct Store {
     objects: BTreeMap<(String, String), Value>,
-    history: Vec<(u64, &'static str, Value)>,
+    history: Vec<(u64, String, &'static str, Value)>,
     version: u64,
     pub(super) keeps_deleted_pods: bool,
     pub(super) fixed: BTreeMap<String, Value>,
@@ -98,14 +98,12 @@ impl Store {
     }
 
     fn remember(&mut self, resource: &str, kind: &'static str, object: &Value) {
-        if resource == "pods" {
-            self.history.push((self.version, kind, object.clone()));
-        }
+        self.history.push((self.version, resource.to_owned(), kind, object.clone()));
     }
 
-    pub(super) fn changes_since(&self, version: u64) -> String {
-        let newer = self.history.iter().filter(|(at, _, _)| *at > version);
-        newer.map(|(_, kind, pod)| format!("{}\n", json!({"type": kind, "object": pod}))).collect()
+    pub(super) fn changes_since(&self, resource: &str, version: u64) -> String {
+        let newer = self.history.iter().filter(|(at, of, ..)| *at > version && of == resource);
+        newer.map(|(.., kind, new)| format!("{}\n", json!({"type": kind, "object": new}))).collect()
     }
 
     pub(super) fn serve(

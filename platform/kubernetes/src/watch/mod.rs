@@ -28,7 +28,7 @@ use tokio::{
 
 pub(crate) use self::view::Presence;
 use self::view::View;
-use crate::{measure, names};
+use crate::{measure, names, startup::Startups};
 
 /// How long one watch request lasts. The client gives up 5 s later by itself.
 pub(crate) const WATCH_SECONDS: u32 = 30;
@@ -48,7 +48,7 @@ impl Heard {
         *self.0.lock().expect("no one panics while noting a time") = Some(Instant::now());
     }
 
-    fn ago(&self) -> Option<Duration> {
+    pub(crate) fn ago(&self) -> Option<Duration> {
         self.0.lock().expect("no one panics while noting a time").map(|at| at.elapsed())
     }
 }
@@ -59,6 +59,7 @@ struct Shared {
     changed: watch::Sender<()>,
     events: broadcast::Sender<ProviderEvent>,
     heard: Heard,
+    startups: Arc<Startups>,
     /// The last error, while there is one.
     trouble: Mutex<Option<String>>,
 }
@@ -82,12 +83,14 @@ impl Watch {
         pods: kube::Api<Pod>,
         patience: SignedDuration,
         heard: Heard,
+        startups: Arc<Startups>,
     ) -> Self {
         let shared = Arc::new(Shared {
             view: Mutex::new(View::new(provider.clone(), patience)),
             changed: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENTS),
             heard,
+            startups,
             trouble: Mutex::new(None),
         });
         let task = tokio::spawn(run(Arc::clone(&shared), provider.clone(), pods));
@@ -215,6 +218,7 @@ impl Shared {
             }
         };
         self.heard.now();
+        self.startups.heard(&event);
         *self.trouble() = None;
         let now = Timestamp::now();
         let live = matches!(event, watcher::Event::Apply(_));

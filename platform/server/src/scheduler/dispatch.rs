@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hodei_core::{provider::Requirements, secret::Secret};
+use hodei_core::{
+    provider::{Fulfilment, Requirements},
+    secret::Secret,
+};
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
@@ -83,11 +86,18 @@ async fn dispatch(app: &Arc<App>, launches: &Arc<Semaphore>) -> Result<usize, St
     Ok(launched)
 }
 
+/// Whether two reasons are the same but for the room that is left, which changes all the time.
+fn only_numbers_differ(one: &str, other: &str) -> bool {
+    let is_word = |letter: &char| !letter.is_ascii_digit();
+    one.chars().filter(is_word).eq(other.chars().filter(is_word))
+}
+
 /// Writes down what a job waits for, unless it says so already. The words of a quota's own refusal say
 /// more than ours and stay.
 async fn explain(app: &App, job: &JobRow, reason: &str, refused: bool) -> Result<(), StoreError> {
     let quota = reason.starts_with(WAITING_FOR_QUOTA);
-    let said = job.reason == reason || (quota && job.reason.starts_with(WAITING_FOR_QUOTA));
+    let said = only_numbers_differ(&job.reason, reason)
+        || (quota && job.reason.starts_with(WAITING_FOR_QUOTA));
     let known = said && (!refused || job.refused_since.is_some());
     // Providers are connected one by one after a start: that alone is no reason.
     let waited = (Timestamp::now() - job.submitted_at).total(jiff::Unit::Second).unwrap_or(0.0);
@@ -103,20 +113,29 @@ async fn offers(
     live: &HashMap<String, i64>,
     job: &JobRow,
 ) -> Vec<Offer> {
-    let needs = Requirements { resources: job.spec.resources.clone(), architecture: None };
+    let needs = Requirements { resources: job.spec.resources.clone(), ..Requirements::default() };
     let ask = entries.iter().map(async |entry| {
         let id = entry.row.id.clone();
         let asked = tokio::time::timeout(CAN_FULFILL_TIMEOUT, entry.provider.can_fulfill(&needs));
         let full = app.registry.is_paused(&id).then_some(Pause::Quota);
-        let (never, paused) = match asked.await {
-            Ok(Ok(never)) => (never, full),
-            Ok(Err(error)) => {
-                tracing::warn!(provider = %id, %error, "a provider gives no answer");
-                (None, full.or(Some(Pause::Silent)))
-            }
-            Err(_) => (None, full.or(Some(Pause::Silent))),
+        let mut offer = Offer {
+            live_workers: live.get(id.as_str()).copied().unwrap_or(0),
+            paused: full,
+            not_now: None,
+            never: None,
+            id,
         };
-        Offer { live_workers: live.get(id.as_str()).copied().unwrap_or(0), paused, never, id }
+        match asked.await {
+            Ok(Ok(Fulfilment::Yes)) => {}
+            Ok(Ok(Fulfilment::NotNow(reason))) => offer.not_now = Some(reason),
+            Ok(Ok(Fulfilment::Never(reason))) => offer.never = Some(reason),
+            Ok(Err(error)) => {
+                tracing::warn!(provider = %offer.id, %error, "a provider gives no answer");
+                offer.paused = full.or(Some(Pause::Silent));
+            }
+            Err(_) => offer.paused = full.or(Some(Pause::Silent)),
+        }
+        offer
     });
     futures::future::join_all(ask).await
 }

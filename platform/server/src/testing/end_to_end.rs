@@ -2,7 +2,7 @@
 
 use hodei_core::{id::JobId, spec::JobSpec};
 use hodei_proto::v1::{
-    CancelJobRequest, Job, JobState, attempt_outcome::How, server_message::Message,
+    CancelJobRequest, GetJobRequest, Job, JobState, attempt_outcome::How, server_message::Message,
 };
 use sqlx::Row;
 
@@ -14,6 +14,11 @@ use super::{
 async fn cancel(server: &Running, id: JobId) -> Job {
     let request = CancelJobRequest { id: id.to_string(), reason: "enough".into() };
     server.jobs().await.cancel(request).await.unwrap().into_inner().job.unwrap()
+}
+
+async fn get(server: &Running, id: JobId) -> Job {
+    let request = GetJobRequest { id: id.to_string() };
+    server.jobs().await.get(request).await.unwrap().into_inner().job.unwrap()
 }
 
 #[tracing_test::traced_test]
@@ -134,4 +139,22 @@ async fn a_job_no_provider_can_run_fails_with_the_reason() {
     let id = server.submit(&spec).await;
     let job = server.await_job(id, JobState::Failed).await;
     assert_eq!(job.reason, "no provider can run it: fake: no node has 999 cores");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_without_room_waits_and_says_why() {
+    let mut server = Running::start(&[]).await;
+    *server.world.full.lock().unwrap() = Some("quota \"q\" has 0 of 3 pods left".to_owned());
+    let id = server.submit(&JobSpec::command(["true"])).await;
+    let waiting = super::await_some("a reason to wait", || async {
+        let job = get(&server, id).await;
+        if job.reason.is_empty() { Err(format!("{job:?}")) } else { Ok(job) }
+    });
+    let job = waiting.await;
+    assert_eq!(job.state(), JobState::Queued);
+    assert_eq!(job.reason, "waiting: fake: quota \"q\" has 0 of 3 pods left");
+    *server.world.full.lock().unwrap() = None;
+    server.next_worker().await;
+    let started = get(&server, id).await;
+    assert_eq!((started.state(), started.reason.as_str()), (JobState::Starting, ""));
 }

@@ -11,9 +11,9 @@ use hodei_core::{
     failure::{Failure, FailureCause},
     id::{ProviderId, WorkerId},
     provider::{
-        LogEntry, LogQuery, ObservedWorker, ProviderCapabilities, ProviderError, ProviderEvent,
-        Requirements, Staleness, Unhealthy, WorkerHandle, WorkerPhase, WorkerProvider, WorkerSpec,
-        WorkerStatus,
+        Fulfilment, LogEntry, LogQuery, ObservedWorker, ProviderCapabilities, ProviderError,
+        ProviderEvent, Requirements, Staleness, StartupEstimate, Unhealthy, WorkerHandle,
+        WorkerPhase, WorkerProvider, WorkerSpec, WorkerStatus,
     },
 };
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub(super) struct World {
     created: mpsc::UnboundedSender<WorkerSpec>,
     events: broadcast::Sender<ProviderEvent>,
     pub(super) unhealthy: Mutex<Option<Unhealthy>>,
+    /// Why there is no room now.
+    pub(super) full: Mutex<Option<String>>,
     pub(super) discarded: Mutex<Vec<WorkerId>>,
     pub(super) destroyed: Mutex<Vec<WorkerId>>,
 }
@@ -43,6 +45,7 @@ impl World {
             created,
             events: broadcast::Sender::new(1000),
             unhealthy: Mutex::default(),
+            full: Mutex::default(),
             discarded: Mutex::default(),
             destroyed: Mutex::default(),
         };
@@ -191,9 +194,16 @@ impl WorkerProvider for FakeProvider {
         Ok(ProviderCapabilities::default())
     }
 
-    async fn can_fulfill(&self, needs: &Requirements) -> Result<Option<String>, ProviderError> {
-        let too_much = needs.resources.cpu_request.as_deref() == Some("999");
-        Ok(too_much.then(|| "no node has 999 cores".to_owned()))
+    async fn can_fulfill(&self, needs: &Requirements) -> Result<Fulfilment, ProviderError> {
+        if needs.resources.cpu_request.as_deref() == Some("999") {
+            return Ok(Fulfilment::Never("no node has 999 cores".to_owned()));
+        }
+        let full = self.world.full.lock().unwrap().clone();
+        Ok(full.map_or(Fulfilment::Yes, Fulfilment::NotNow))
+    }
+
+    fn estimated_startup_time(&self, _image: Option<&str>) -> StartupEstimate {
+        StartupEstimate::default()
     }
 
     fn subscribe(&self) -> BoxStream<'static, ProviderEvent> {
