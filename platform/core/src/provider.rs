@@ -257,6 +257,21 @@ pub trait WorkerProvider: Send + Sync + 'static {
         query: LogQuery,
     ) -> Result<Vec<LogEntry>, ProviderError>;
 
+    /// Lines of the worker's own log, each once and in order, as they are written; the stream ends
+    /// when the container has ended and everything was read. It waits where there is no log yet,
+    /// and goes on by itself after a lost connection. Dropping it ends the request.
+    ///
+    /// With `tail` it begins with that many lines, and with `previous` it ends with the log of that
+    /// container. A place where the cluster may have thrown lines away is an entry without a time.
+    ///
+    /// # Errors
+    /// The last item, when the cluster refuses, or the worker went before its log was read.
+    fn follow_worker_logs(
+        &self,
+        handle: &WorkerHandle,
+        query: LogQuery,
+    ) -> BoxStream<'static, Result<LogEntry, ProviderError>>;
+
     /// Every worker that this provider owns, as last seen by the shared watch.
     ///
     /// # Errors

@@ -50,7 +50,12 @@ impl KubernetesProvider {
     async fn create_both(&self, spec: &WorkerSpec) -> Result<WorkerHandle, ProviderError> {
         let hidden = spellings(spec);
         let fail = |failure: ApiFailure| failure.into_error(OPERATION, pod_name(spec.worker));
-        self.create_secret(spec, &hidden).await.map_err(fail)?;
+        if let Err(failure) = self.create_secret(spec, &hidden).await {
+            if failure.may_have_happened() {
+                self.remove_orphaned_secret(spec.worker).await;
+            }
+            return Err(fail(failure));
+        }
         let made = self.create_pod(spec, &hidden).await.map_err(fail).and_then(|made| match made {
             Some(handle) => Ok(handle),
             None => Err(foreign(spec.worker)),

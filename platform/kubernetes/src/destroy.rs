@@ -89,11 +89,12 @@ impl KubernetesProvider {
         if self.delete_pod(operation, handle, grace).await? {
             return Ok(());
         }
-        let patience = Duration::from_secs(grace.into()) + CONFIRMATION;
-        let deadline = match self.config.force_delete_after_seconds {
-            Some(seconds) => patience.min(Duration::from_secs(seconds.into())),
-            None => patience,
+        // Force within the grace period would kill a worker that is ending in good order.
+        let patience = match self.config.force_delete_after_seconds {
+            Some(seconds) => Duration::from_secs(seconds.into()),
+            None => CONFIRMATION,
         };
+        let deadline = Duration::from_secs(grace.into()) + patience;
         if self.await_gone(handle, known, deadline).await {
             return Ok(());
         }
@@ -192,7 +193,12 @@ impl KubernetesProvider {
                     _ => FailureCause::Unknown,
                 };
                 let node = seen.node.as_deref().unwrap_or("none");
-                (cause, format!("{:?} on node {node}, seen {:?} ago", seen.phase, age.0))
+                let held = match self.watch.finalizers_of(handle) {
+                    finalizers if finalizers.is_empty() => String::new(),
+                    finalizers => format!("; held by the finalizers {}", finalizers.join(", ")),
+                };
+                let last = format!("{:?} on node {node}, seen {:?} ago{held}", seen.phase, age.0);
+                (cause, last)
             }
             Some((Presence::Gone, _)) | None => {
                 let trouble = self.watch.trouble().unwrap_or_else(|| "no view yet".to_owned());

@@ -80,24 +80,35 @@ async fn a_worker_that_stays_is_reported_with_its_last_state() {
     provider.list_workers().await.unwrap();
     let handle = provider.create_worker(&make_spec()).await.unwrap();
     cluster.keep_deleted_pods();
+    cluster.change("pods", &handle.resource, |pod| {
+        pod["metadata"]["finalizers"] = serde_json::json!(["example.com/keep"]);
+        true
+    });
     assert!(!provider.delete_pod("destroy worker", &handle, 30).await.unwrap());
     assert!(!provider.await_gone(&handle, true, Duration::from_millis(50)).await);
     let error = provider.unconfirmed("destroy worker", &handle, Duration::from_secs(60));
     assert!(error.to_string().contains("Terminating on node none"), "{error}");
+    assert!(error.to_string().contains("held by the finalizers example.com/keep"), "{error}");
 }
 
-#[tokio::test]
-async fn a_lost_nodes_pod_is_forced_only_when_configured() {
-    let cluster = FakeCluster::new();
-    let provider = cluster.provider(KubernetesConfig {
-        force_delete_after_seconds: Some(0),
-        ..KubernetesConfig::default()
-    });
-    provider.list_workers().await.unwrap();
-    let handle = provider.create_worker(&make_spec()).await.unwrap();
-    cluster.keep_deleted_pods();
-    provider.destroy_worker(&handle).await.unwrap();
-    assert!(cluster.names("pods").is_empty());
+#[tokio::test(start_paused = true)]
+async fn a_lost_nodes_pod_is_forced_when_configured_and_after_its_grace() {
+    for (grace, force) in [(0, 0), (30, 10), (5, 600)] {
+        let cluster = FakeCluster::new();
+        let provider = cluster.provider(KubernetesConfig {
+            grace_period_seconds: grace,
+            force_delete_after_seconds: Some(force),
+            ..KubernetesConfig::default()
+        });
+        provider.list_workers().await.unwrap();
+        let handle = provider.create_worker(&make_spec()).await.unwrap();
+        cluster.keep_deleted_pods();
+        let start = Instant::now();
+        provider.destroy_worker(&handle).await.unwrap();
+        assert!(cluster.names("pods").is_empty());
+        let expected = u64::from(grace + force);
+        assert_eq!(start.elapsed().as_secs(), expected, "grace {grace}, force {force}");
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::{
     connect::{CONNECT_TIMEOUT, Endpoint},
     pod::make_pod,
     provider::KubernetesProvider,
-    rbac::{REQUIRED_RULES, Rule, Scope},
+    rbac::{REQUIRED_RULES, Rule},
 };
 
 impl KubernetesProvider {
@@ -150,7 +150,7 @@ async fn probe(Endpoint { host, port, .. }: &Endpoint) -> Option<Unhealthy> {
     Some(Unhealthy { stage: HealthStage::Tcp, message })
 }
 
-/// The namespaced rules that are not granted, as `verb resource`.
+/// The rules that the work needs and that are not granted, as `verb resource`.
 fn missing_rules(status: &SubjectRulesReviewStatus) -> Vec<String> {
     let holds = |list: Option<&Vec<String>>, item: &str| {
         list.is_some_and(|list| list.iter().any(|one| one == item || one == "*"))
@@ -163,7 +163,7 @@ fn missing_rules(status: &SubjectRulesReviewStatus) -> Vec<String> {
                 && holds(Some(&granted.verbs), verb)
         })
     };
-    let needed = REQUIRED_RULES.iter().filter(|rule| rule.scope == Scope::Namespace);
+    let needed = REQUIRED_RULES.iter().filter(|rule| !rule.is_optional());
     needed
         .flat_map(|rule| rule.verbs.iter().map(move |verb| (rule, *verb)))
         .filter(|(rule, verb)| !allowed(rule, verb))

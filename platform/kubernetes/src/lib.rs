@@ -12,10 +12,12 @@
 //! | `pod` | what a worker is made of |
 //! | `phase` | what a pod's status means |
 //! | `watch` | what there is now, without asking |
-//! | `api` | how a request is sent, retried, and how its failure is told |
+//! | `events` | what the cluster's events add to a failure |
+//! | `api` | how fast a request is sent, when again, and how its failure is told |
 //! | `connect`, `health` | how the cluster is reached, and what is broken when it is not |
 //! | `capabilities`, `startup` | what the cluster can offer, and how fast |
 //! | `create`, `destroy`, `logs` | the operations of the port |
+//! | `measure` | which metrics there are |
 //! | `rbac` | which permissions all this needs |
 //!
 //! Nothing outside this crate names `kube` or `k8s-openapi` in the platform.
@@ -26,6 +28,7 @@ mod config;
 mod connect;
 mod create;
 mod destroy;
+mod events;
 mod health;
 mod logs;
 mod measure;
@@ -34,6 +37,8 @@ mod phase;
 mod pod;
 mod provider;
 mod rbac;
+#[cfg(test)]
+mod refusals_tests;
 mod startup;
 #[cfg(test)]
 mod testing;
@@ -47,6 +52,7 @@ pub use self::{
         TolerationOperator, is_enabled,
     },
     logs::parse_log_line,
+    measure::{METRICS, Metric, MetricKind},
     names::{pod_name, secret_name, selector},
     pod::{make_pod, make_secret},
     provider::{KubernetesProvider, KubernetesProviderBuilder},

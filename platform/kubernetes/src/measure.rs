@@ -1,12 +1,155 @@
-//! What this provider measures, through the `metrics` facade. Names and labels in one place.
+//! What this provider measures, through the `metrics` facade. Names and labels in one place:
+//! [`METRICS`], from which the table in `deploy/kubernetes/README.md` is made.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hodei_core::{failure::FailureCause, id::ProviderId};
 use http::{Request, Response};
 use kube::{Client, client::Body};
+use tokio::time::Instant;
 
 use crate::watch::Heard;
+
+/// How a metric counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// The value now.
+    Gauge,
+    /// A distribution; its count is a counter too.
+    Histogram,
+}
+
+/// One metric of this provider.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// How it counts.
+    pub kind: MetricKind,
+    /// Its labels beside `provider`.
+    pub labels: &'static [&'static str],
+    /// What it tells.
+    pub help: &'static str,
+}
+
+const REQUESTS: &str = "hodei_kubernetes_request_duration_seconds";
+const THROTTLED: &str = "hodei_kubernetes_throttled_seconds";
+const INTERRUPTIONS: &str = "hodei_kubernetes_watch_interruptions_total";
+const RESTARTS: &str = "hodei_kubernetes_watch_restarts_total";
+const VIEW_AGE: &str = "hodei_kubernetes_view_age_seconds";
+const LIVE: &str = "hodei_kubernetes_live_workers";
+const CREATE: &str = "hodei_worker_create_seconds";
+const STAGE: &str = "hodei_worker_stage_seconds";
+const READY: &str = "hodei_worker_ready_seconds";
+const DESTROY: &str = "hodei_worker_destroy_seconds";
+const FAILURES: &str = "hodei_worker_failures_total";
+
+/// Every metric of this provider.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: REQUESTS,
+        kind: MetricKind::Histogram,
+        labels: &["verb", "resource", "code"],
+        help: "Time until the API server began to answer; `code` is `none` without an answer",
+    },
+    Metric {
+        name: THROTTLED,
+        kind: MetricKind::Histogram,
+        labels: &[],
+        help: "Time that requests waited for their turn, of those that had to wait",
+    },
+    Metric {
+        name: INTERRUPTIONS,
+        kind: MetricKind::Counter,
+        labels: &[],
+        help: "Errors that broke the watch off",
+    },
+    Metric {
+        name: RESTARTS,
+        kind: MetricKind::Counter,
+        labels: &[],
+        help: "Times that the watch had to begin with a new list",
+    },
+    Metric {
+        name: VIEW_AGE,
+        kind: MetricKind::Gauge,
+        labels: &[],
+        help: "Time since the watch heard from the API server, set every second",
+    },
+    Metric {
+        name: LIVE,
+        kind: MetricKind::Gauge,
+        labels: &[],
+        help: "Workers that exist in the cluster",
+    },
+    Metric {
+        name: CREATE,
+        kind: MetricKind::Histogram,
+        labels: &[],
+        help: "Time until the API server had accepted Secret and Pod",
+    },
+    Metric {
+        name: STAGE,
+        kind: MetricKind::Histogram,
+        labels: &["stage"],
+        help: "Time of a stage: `schedule` (pod created to node), `sandbox` (to \
+            PodReadyToStartContainers), `pull` (to the container running, with the image pull); by \
+            the moments at which the watch told them, and a stage not seen by itself is part of \
+            the next",
+    },
+    Metric {
+        name: READY,
+        kind: MetricKind::Histogram,
+        labels: &[],
+        help: "Time from the pod's creation to its container running, by the same moments",
+    },
+    Metric {
+        name: DESTROY,
+        kind: MetricKind::Histogram,
+        labels: &[],
+        help: "Time until the removal was confirmed",
+    },
+    Metric {
+        name: FAILURES,
+        kind: MetricKind::Counter,
+        labels: &["cause"],
+        help: "Workers that could not be made or were seen to fail",
+    },
+];
+
+/// Tells the recorder what the metrics are.
+pub(crate) fn describe() {
+    for Metric { name, kind, help, .. } in METRICS {
+        match kind {
+            MetricKind::Counter => metrics::describe_counter!(*name, *help),
+            MetricKind::Gauge => metrics::describe_gauge!(*name, *help),
+            MetricKind::Histogram => metrics::describe_histogram!(*name, *help),
+        }
+    }
+}
+
+/// The stages of a worker's start that the provider can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// From its creation to its node.
+    Schedule,
+    /// From its node to its sandbox.
+    Sandbox,
+    /// From its sandbox to its running container.
+    Pull,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::Sandbox => "sandbox",
+            Self::Pull => "pull",
+        }
+    }
+}
 
 /// Longest time until the API server begins to answer. Admission webhooks may take 30 s in all.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
@@ -58,6 +201,7 @@ impl Labels {
             "POST" => "create",
             "DELETE" => "delete",
             "GET" if query.split('&').any(|part| part == "watch=true") => "watch",
+            "GET" if is_collection(request.uri().path()) => "list",
             "GET" => "get",
             _ => "other",
         };
@@ -75,8 +219,14 @@ impl Labels {
             ("resource", self.resource),
             ("code", code),
         ];
-        metrics::histogram!("hodei_kubernetes_request_duration_seconds", &labels).record(took);
+        metrics::histogram!(REQUESTS, &labels).record(took);
     }
+}
+
+/// Whether an API path ends with a resource rather than with a name.
+fn is_collection(path: &str) -> bool {
+    let resource = resource_of(path);
+    path.trim_end_matches('/').ends_with(&format!("/{resource}")) && !resource.contains('/')
 }
 
 /// The resource of an API path without the names in it: `pods`, `pods/log`, `secrets`.
@@ -98,64 +248,58 @@ fn resource_of(path: &str) -> String {
 
 /// A worker's pod was accepted by the API.
 pub(crate) fn worker_created(provider: &ProviderId, took: Duration) {
-    metrics::histogram!("hodei_worker_create_seconds", "provider" => provider.to_string())
-        .record(took);
+    metrics::histogram!(CREATE, "provider" => provider.to_string()).record(took);
 }
 
 /// A worker's container was seen running for the first time, this long after the pod was created.
 pub(crate) fn worker_ready(provider: &ProviderId, took: Duration) {
-    metrics::histogram!("hodei_worker_ready_seconds", "provider" => provider.to_string())
-        .record(took);
+    metrics::histogram!(READY, "provider" => provider.to_string()).record(took);
 }
 
 /// A worker's removal was confirmed.
 pub(crate) fn worker_destroyed(provider: &ProviderId, took: Duration) {
-    metrics::histogram!("hodei_worker_destroy_seconds", "provider" => provider.to_string())
-        .record(took);
+    metrics::histogram!(DESTROY, "provider" => provider.to_string()).record(took);
 }
 
 /// A worker could not be made, or was seen failed.
 pub(crate) fn worker_failed(provider: &ProviderId, cause: FailureCause) {
     let labels = [("provider", provider.to_string()), ("cause", cause.to_string())];
-    metrics::counter!("hodei_worker_failures_total", &labels).increment(1);
+    metrics::counter!(FAILURES, &labels).increment(1);
 }
 
 /// The watch broke off with an error.
 pub(crate) fn watch_interrupted(provider: &ProviderId) {
     let provider = provider.to_string();
-    metrics::counter!("hodei_kubernetes_watch_interruptions_total", "provider" => provider)
-        .increment(1);
+    metrics::counter!(INTERRUPTIONS, "provider" => provider).increment(1);
 }
 
 /// How many workers the view holds.
 pub(crate) fn live_workers(provider: &ProviderId, count: usize) {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
-    metrics::gauge!("hodei_kubernetes_live_workers", "provider" => provider.to_string()).set(count);
+    metrics::gauge!(LIVE, "provider" => provider.to_string()).set(count);
 }
 
 /// How long ago the watch heard from the API.
-pub(crate) fn view_age(provider: &ProviderId, age: Option<Duration>) {
-    if let Some(age) = age {
-        metrics::gauge!("hodei_kubernetes_view_age_seconds", "provider" => provider.to_string())
-            .set(age.as_secs_f64());
-    }
+pub(crate) fn view_age(provider: &ProviderId, age: Duration) {
+    metrics::gauge!(VIEW_AGE, "provider" => provider.to_string()).set(age.as_secs_f64());
+}
+
+/// A worker came through a stage of its start.
+pub(crate) fn worker_stage(provider: &ProviderId, stage: Stage, took: Duration) {
+    let labels = [("provider", provider.to_string()), ("stage", stage.as_str().to_owned())];
+    metrics::histogram!(STAGE, &labels).record(took);
+}
+
+/// The watch began with a new list.
+pub(crate) fn watch_restarted(provider: &ProviderId) {
+    metrics::counter!(RESTARTS, "provider" => provider.to_string()).increment(1);
+}
+
+/// A request had to wait for its turn.
+pub(crate) fn throttled(provider: &ProviderId, waited: Duration) {
+    metrics::histogram!(THROTTLED, "provider" => provider.to_string()).record(waited);
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_name_gets_into_a_label() {
-        for (path, resource) in [
-            ("/api/v1/namespaces/a/pods", "pods"),
-            ("/api/v1/namespaces/a/pods/x", "pods"),
-            ("/api/v1/namespaces/a/pods/x/log", "pods/log"),
-            ("/api/v1/nodes", "nodes"),
-            ("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", "selfsubjectrulesreviews"),
-            ("/version", "none"),
-        ] {
-            assert_eq!(resource_of(path), resource, "{path}");
-        }
-    }
-}
+#[path = "measure_tests.rs"]
+mod tests;

@@ -7,6 +7,8 @@
 //!   because it was disrupted: then the disruption is the news.
 //! - An image is reported as failed at the first `ErrImagePull`. The kubelet would go on trying, but
 //!   the control plane knows better than the kubelet whether to wait or to try elsewhere.
+//! - A container that is being created is a failure when that lasts: a volume that can't be mounted
+//!   and a sandbox that can't be made have no reason in the status, only events.
 //! - A missing Secret is a failure only when it lasts: the Secret is made before the pod, but a
 //!   kubelet may see the pod first.
 
@@ -30,6 +32,21 @@ pub(crate) struct Sighting {
     pub(crate) observed: ObservedWorker,
     /// What it becomes if nothing changes until that moment.
     pub(crate) overdue: Option<(Timestamp, Failure)>,
+    /// Where its log stands.
+    pub(crate) log: LogState,
+    /// The finalizers that keep it when it is deleted.
+    pub(crate) finalizers: Vec<String>,
+}
+
+/// Where the log of a worker's container stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogState {
+    /// The container was not started yet.
+    NotStarted,
+    /// It runs, or will run again.
+    Running,
+    /// Nothing will be written any more.
+    Ended,
 }
 
 impl Sighting {
@@ -62,7 +79,27 @@ pub(crate) fn sight(pod: &Pod, worker: WorkerId, patience: SignedDuration) -> Si
         attempt: attempt(meta),
         created_at,
     };
-    Sighting { observed, overdue }
+    let finalizers = meta.finalizers.clone().unwrap_or_default();
+    Sighting { observed, overdue, log: log_state(pod), finalizers }
+}
+
+fn log_state(pod: &Pod) -> LogState {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let state = container(pod).and_then(|seen| Some((seen, seen.state.as_ref()?)));
+    match (phase, state) {
+        (Some("Succeeded" | "Failed"), _) => LogState::Ended,
+        (_, Some((_, ContainerState { running: Some(_), .. }))) => LogState::Running,
+        (_, Some((_, ContainerState { terminated: Some(end), .. }))) => match after_end(pod, end) {
+            WorkerPhase::Starting => LogState::Running,
+            _ => LogState::Ended,
+        },
+        (_, Some((seen, _))) if has_run(seen) => LogState::Running,
+        _ => LogState::NotStarted,
+    }
+}
+
+fn has_run(seen: &ContainerStatus) -> bool {
+    seen.restart_count > 0 || seen.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
 }
 
 type Overdue = Option<(Timestamp, Failure)>;
@@ -94,14 +131,14 @@ fn read_phase(
         Some((_, ContainerState { running: Some(_), .. })) => (WorkerPhase::Running, None),
         Some((_, ContainerState { terminated: Some(end), .. })) => (after_end(pod, end), None),
         Some((seen, ContainerState { waiting: Some(waiting), .. })) => {
-            read_waiting(seen, waiting, created_at, patience)
+            read_waiting(seen, waiting, created_at, patience, stuck(pod, status, patience))
         }
         _ => read_unstarted(pod, status, patience),
     }
 }
 
 /// The worker's container; a sidecar that a webhook injected says nothing about the worker.
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
+pub(crate) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     statuses.iter().find(|status| status.name == CONTAINER)
 }
@@ -174,6 +211,7 @@ fn read_waiting(
     waiting: &ContainerStateWaiting,
     created_at: Option<Timestamp>,
     patience: SignedDuration,
+    stuck: Overdue,
 ) -> (WorkerPhase, Overdue) {
     let reason = waiting.reason.as_deref().unwrap_or_default();
     let words = waiting.message.as_deref().unwrap_or_default();
@@ -193,7 +231,8 @@ fn read_waiting(
         | "PreStartHookError"
         | "PostStartHookError" => FailureCause::ContainerConfig,
         "CrashLoopBackOff" => return (crash_loop(seen, &message), None),
-        _ => return (WorkerPhase::Starting, None),
+        _ if has_run(seen) => return (WorkerPhase::Starting, None),
+        _ => return (WorkerPhase::Starting, stuck),
     };
     let heals = cause == FailureCause::ContainerConfig
         && ["not found", "deadline exceeded", "is reserved for", "failed to sync"]
@@ -226,7 +265,7 @@ fn read_unstarted(
     patience: SignedDuration,
 ) -> (WorkerPhase, Overdue) {
     if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
-        return (WorkerPhase::Starting, None);
+        return (WorkerPhase::Starting, stuck(pod, status, patience));
     }
     let unschedulable = find_condition(status, "PodScheduled").filter(|condition| {
         condition.status == "False" && condition.reason.as_deref() == Some("Unschedulable")
@@ -240,7 +279,29 @@ fn read_unstarted(
     (WorkerPhase::Pending, overdue)
 }
 
-fn find_condition<'a>(status: &'a PodStatus, kind: &str) -> Option<&'a PodCondition> {
+/// On a node, and its container not started in time. The wait begins when it has its node.
+fn stuck(pod: &Pod, status: &PodStatus, patience: SignedDuration) -> Overdue {
+    let bound = find_condition(status, "PodScheduled").filter(|bound| bound.status == "True");
+    let bound = bound.and_then(|bound| bound.last_transition_time.as_ref());
+    let since = bound.or(pod.metadata.creation_timestamp.as_ref())?.0;
+    let waiting = container(pod).and_then(|seen| seen.state.as_ref()?.waiting.as_ref());
+    let words = waiting.map(|waiting| {
+        words_of(
+            waiting.reason.as_deref().unwrap_or_default(),
+            waiting.message.as_deref().unwrap_or_default(),
+        )
+    });
+    let state = words.filter(|words| !words.is_empty());
+    let message = format!(
+        "on its node for {} s, and the container has not started ({})",
+        patience.as_secs(),
+        state.as_deref().unwrap_or("the kubelet says nothing")
+    );
+    let failure = Failure { cause: FailureCause::StartupTimeout, message };
+    Some((since.checked_add(patience).ok()?, failure))
+}
+
+pub(crate) fn find_condition<'a>(status: &'a PodStatus, kind: &str) -> Option<&'a PodCondition> {
     status.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
 }
 

@@ -152,7 +152,16 @@ fn a_state_that_can_heal_is_a_failure_when_it_lasts() {
             "reason": "CreateContainerConfigError", "message": "secret \"x-otp\" not found",
         }}),
     );
+    let mut creating = waiting("ContainerCreating");
+    creating["status"]["containerStatuses"][0]["restartCount"] = json!(0);
+    let mut late_on_node = json!({"spec": {"nodeName": "n1"}, "status": {"conditions": [{
+        "type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:04:00Z",
+    }]}});
+    merge(&mut late_on_node, &json!({"status": {"phase": "Pending"}}));
+    let timeout = FailureCause::StartupTimeout;
     for (change, early, cause, due) in [
+        (creating, WorkerPhase::Starting, timeout, "00:05:00Z"),
+        (late_on_node, WorkerPhase::Starting, timeout, "00:09:00Z"),
         (unschedulable, WorkerPhase::Pending, FailureCause::Unschedulable, "00:05:10Z"),
         (no_secret, WorkerPhase::Starting, FailureCause::ContainerConfig, "00:05:00Z"),
     ] {
@@ -184,4 +193,28 @@ fn a_sidecar_says_nothing_about_the_worker() {
     sidecar["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
     change["status"]["containerStatuses"].as_array_mut().unwrap().insert(0, sidecar);
     assert_eq!(word(&change), "Running");
+}
+
+#[test]
+fn the_log_begins_and_ends_with_the_container() {
+    use LogState as L;
+    let restarting = |mut change: Value| {
+        merge(&mut change, &json!({"spec": {"restartPolicy": "OnFailure"}}));
+        change
+    };
+    let mut created = waiting("ContainerCreating");
+    created["status"]["containerStatuses"][0]["restartCount"] = json!(0);
+    for (change, expected) in [
+        (json!({}), L::NotStarted),
+        (created, L::NotStarted),
+        (status("Running", &json!({"running": {}})), L::Running),
+        (disrupted("EvictionByEvictionAPI"), L::NotStarted),
+        (waiting("CrashLoopBackOff"), L::Running),
+        (restarting(ended("Running", 1, "Error")), L::Running),
+        (restarting(ended("Running", 0, "Completed")), L::Ended),
+        (ended("Running", 1, "Error"), L::Ended),
+        (reason("Evicted"), L::Ended),
+    ] {
+        assert_eq!(sight(&make_pod(&change), WorkerId::new(), PATIENCE).log, expected, "{change}");
+    }
 }

@@ -283,8 +283,17 @@ mod tests {
             "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
             "host_aliases": [{"ip": "172.18.0.1", "hostnames": ["host.docker.internal"]}],
             "affinity": {"nodeAffinity": {}},
-            "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
-            "volume_mounts": [{"name": "cache", "mountPath": "/cache"}],
+            "topology_spread_constraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway"}],
+            "volumes": [
+                {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}},
+                {"name": "own", "ephemeral": {"volumeClaimTemplate": {"spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Gi"}}}}}},
+            ],
+            "volume_mounts": [
+                {"name": "cache", "mountPath": "/cache"}, {"name": "own", "mountPath": "/own"},
+            ],
             "labels": {"team": "a"},
             "annotations": {"example.com/owner": "a"},
             "priority_class": "batch",

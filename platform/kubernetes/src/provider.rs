@@ -21,7 +21,7 @@ use jiff::SignedDuration;
 use kube::Client;
 
 use crate::{
-    api::{ClusterApi, RetryPolicy},
+    api::{ClusterApi, Pace, RetryPolicy},
     capabilities::Inventory,
     config::KubernetesConfig,
     connect::{Endpoint, connect},
@@ -101,9 +101,11 @@ impl KubernetesProvider {
         let inventory = Inventory::new(&id, client.clone(), &config);
         let startups = Arc::new(Startups::new(inventory.shared()));
         let client = measure::instrument(client, &id, heard.clone());
-        let api = ClusterApi::new(client, config.namespace.clone(), retry);
+        let pace = Pace::new(id.clone(), config.api_requests_per_second, config.api_burst);
+        let api = ClusterApi::new(client, config.namespace.clone(), retry, pace);
+        measure::describe();
         let patience = SignedDuration::from_secs(config.startup_timeout_seconds.into());
-        let watch = Watch::start(&id, api.typed(), patience, heard, Arc::clone(&startups));
+        let watch = Watch::start(&id, api.clone(), patience, heard, Arc::clone(&startups));
         Self {
             id,
             config: Arc::new(config),
@@ -228,6 +230,14 @@ impl WorkerProvider for KubernetesProvider {
         query: LogQuery,
     ) -> Result<Vec<LogEntry>, ProviderError> {
         self.read_logs(handle, query).await
+    }
+
+    fn follow_worker_logs(
+        &self,
+        handle: &WorkerHandle,
+        query: LogQuery,
+    ) -> BoxStream<'static, Result<LogEntry, ProviderError>> {
+        self.follow_logs(handle, query)
     }
 
     async fn list_workers(&self) -> Result<Vec<ObservedWorker>, ProviderError> {

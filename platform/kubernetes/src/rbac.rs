@@ -23,6 +23,13 @@ pub struct Rule {
     pub verbs: &'static [&'static str],
 }
 
+impl Rule {
+    /// Whether the provider does its work without it, and tells less.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.scope == Scope::Cluster || self.resource == "events"
+    }
+}
+
 /// Everything the provider calls, and nothing else.
 ///
 /// Secrets can be made and removed, never read: not even the provider can get a password back.
@@ -35,6 +42,7 @@ pub const REQUIRED_RULES: &[Rule] = &[
     },
     Rule { scope: Scope::Namespace, group: "", resource: "pods/log", verbs: &["get"] },
     Rule { scope: Scope::Namespace, group: "", resource: "secrets", verbs: &["create", "delete"] },
+    Rule { scope: Scope::Namespace, group: "", resource: "events", verbs: &["list"] },
     Rule { scope: Scope::Namespace, group: "", resource: "limitranges", verbs: &["list", "watch"] },
     Rule {
         scope: Scope::Namespace,

@@ -128,6 +128,11 @@ impl ApiFailure {
         self.repeated
     }
 
+    /// Whether the request, or an earlier try of it, may have had its effect all the same.
+    pub(crate) fn may_have_happened(&self) -> bool {
+        self.repeated || self.is_ambiguous()
+    }
+
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -181,7 +186,7 @@ impl ApiFailure {
     }
 
     /// Whether the same request may be answered otherwise a moment later.
-    pub(super) fn is_retriable(&self) -> bool {
+    pub(crate) fn is_retriable(&self) -> bool {
         match self.code() {
             Some(429 | 500 | 502 | 503 | 504) => true,
             // Two creates at once met in the quota's status, or the quota is not counted yet.

@@ -5,9 +5,15 @@
 //! (kube 5.0, `Client::request`), and the answer to the create of a Secret contains the Secret.
 
 mod failure;
+mod pace;
 mod retry;
 
-use http::{Request, header};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use http::{Request, Response, header};
+use http_body_util::BodyExt;
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Client, Resource,
@@ -18,6 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub(crate) use self::{
     failure::{ApiFailure, describe},
+    pace::Pace,
     retry::RetryPolicy,
 };
 
@@ -60,6 +67,7 @@ pub(crate) struct ClusterApi {
     client: Client,
     namespace: String,
     retry: RetryPolicy,
+    pace: Pace,
 }
 
 /// What the API server answered.
@@ -85,11 +93,16 @@ impl Answer {
 }
 
 impl ClusterApi {
-    pub(crate) fn new(client: Client, namespace: String, retry: RetryPolicy) -> Self {
-        Self { client, namespace, retry }
+    pub(crate) fn new(client: Client, namespace: String, retry: RetryPolicy, pace: Pace) -> Self {
+        Self { client, namespace, retry, pace }
     }
 
-    /// The typed interface of kube, for the watch.
+    /// How patient requests are.
+    pub(crate) fn retry(&self) -> RetryPolicy {
+        self.retry
+    }
+
+    /// The typed interface of kube, for the watch. Its requests wait for no turn.
     pub(crate) fn typed<K>(&self) -> kube::Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -154,19 +167,63 @@ impl ClusterApi {
     }
 
     async fn send_once(&self, call: &Call) -> Result<Vec<u8>, ApiFailure> {
-        let request = call.request.clone().map(Body::from);
+        self.pace.turn().await;
         let exchange = async {
-            let response = self.client.send(request).await?;
+            let response = self.exchange(call).await?;
             let (parts, body) = response.into_parts();
-            Ok::<_, kube::Error>((parts, body.collect_bytes().await?))
+            let body = body.collect_bytes().await;
+            let body = body.map_err(|error| ApiFailure::from_transport(&error))?;
+            match parts.status.is_success() {
+                true => Ok(body.to_vec()),
+                false => Err(ApiFailure::from_answer(&parts, &body)),
+            }
         };
         let limit = crate::measure::ANSWER_TIMEOUT * 2;
         let outcome = match tokio::time::timeout(limit, exchange).await {
-            Ok(Ok((parts, body))) if parts.status.is_success() => return Ok(body.to_vec()),
-            Ok(Ok((parts, body))) => ApiFailure::from_answer(&parts, &body),
+            Ok(outcome) => outcome,
+            Err(_) => Err(ApiFailure::timed_out(limit)),
+        };
+        outcome.map_err(|failure| self.heed(failure).hiding(&call.hidden))
+    }
+
+    async fn exchange(&self, call: &Call) -> Result<Response<Body>, ApiFailure> {
+        let request = call.request.clone().map(Body::from);
+        let sent = self.client.send(request).await;
+        sent.map_err(|error| ApiFailure::from_transport(&error))
+    }
+
+    /// Sends a request once, and gives the answer as it comes. Dropping the stream ends the request.
+    pub(crate) async fn open(
+        &self,
+        call: &Call,
+    ) -> Result<BoxStream<'static, Result<Bytes, ApiFailure>>, ApiFailure> {
+        self.pace.turn().await;
+        let response = self.exchange(call).await.map_err(|failure| failure.hiding(&call.hidden))?;
+        let (parts, body) = response.into_parts();
+        if parts.status.is_success() {
+            let body = body.into_data_stream();
+            return Ok(body.map_err(|error| ApiFailure::from_transport(&error)).boxed());
+        }
+        let limit = crate::measure::ANSWER_TIMEOUT;
+        let failure = match tokio::time::timeout(limit, body.collect_bytes()).await {
+            Ok(Ok(body)) => ApiFailure::from_answer(&parts, &body),
             Ok(Err(error)) => ApiFailure::from_transport(&error),
             Err(_) => ApiFailure::timed_out(limit),
         };
-        Err(outcome.hiding(&call.hidden))
+        Err(self.heed(failure).hiding(&call.hidden))
+    }
+
+    /// A server that is overloaded and says for how long is left in peace by all requests. The pause
+    /// is bounded, for other requests may be what brings the server relief.
+    fn heed(&self, failure: ApiFailure) -> ApiFailure {
+        if let (Some(429), Some(asked)) = (failure.code(), failure.retry_after()) {
+            let length: Duration = asked.min(self.retry.longest);
+            self.pace.pause(length);
+        }
+        failure
     }
 }
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

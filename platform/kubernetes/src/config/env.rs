@@ -154,6 +154,18 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
+    Setting {
+        variable: "HODEI_K8S_API_REQUESTS_PER_SECOND",
+        field: "api_requests_per_second",
+        form: "a whole number, 1 or more",
+        read: |config, text| number(text).map(|value| config.api_requests_per_second = value),
+    },
+    Setting {
+        variable: "HODEI_K8S_API_BURST",
+        field: "api_burst",
+        form: "a whole number, 1 or more",
+        read: |config, text| number(text).map(|value| config.api_burst = value),
+    },
 ];
 
 /// The canonical switch and the older name for it.
@@ -214,6 +226,10 @@ fn seconds(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("{text:?} is not a whole number of seconds, 0 or more"))
 }
 
+fn number(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a whole number"))
+}
+
 fn host_aliases(text: &str) -> Result<Vec<HostAlias>, String> {
     let mut by_address: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for pair in list(text) {
@@ -250,6 +266,7 @@ mod tests {
                 "node_selector" => "disk=ssd, zone=a",
                 "tolerations" => "gpu=true:NoSchedule,spot",
                 "host_aliases" => "host.docker.internal=172.18.0.1,db=fd00::1",
+                "api_requests_per_second" | "api_burst" => "7",
                 field if field.ends_with("_seconds") || field.starts_with("ttl") => "7",
                 _ => "other",
             };

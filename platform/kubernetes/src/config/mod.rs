@@ -68,11 +68,13 @@ pub struct KubernetesConfig {
     pub volume_mounts: Vec<VolumeMount>,
     /// Seconds between SIGTERM and SIGKILL when a worker is removed.
     pub grace_period_seconds: u32,
-    /// Seconds a worker may stay without a node, or without its Secret, until it counts as failed.
+    /// Seconds a worker may stay without a node, and then without a running container, until it
+    /// counts as failed.
     pub startup_timeout_seconds: u32,
     /// Seconds a finished worker is kept for inspection; the server's sweeper acts on it.
     pub ttl_seconds_after_finished: Option<u32>,
-    /// Seconds after an unconfirmed removal until the pod is deleted by force, for lost nodes.
+    /// Seconds after the grace period until a pod that is still there is deleted by force, for lost
+    /// nodes.
     /// `None` never does: a forced removal may leave the container running where no one sees it.
     pub force_delete_after_seconds: Option<u32>,
     /// Labels of every worker. They can't override the provider's own.
@@ -85,6 +87,10 @@ pub struct KubernetesConfig {
     pub runtime_class: Option<String>,
     /// What the kubelet does when the agent fails.
     pub restart_policy: RestartPolicy,
+    /// Requests a second to the API server in the long run; the watch is not counted.
+    pub api_requests_per_second: u32,
+    /// Requests that may be made at once before that rate holds.
+    pub api_burst: u32,
     /// Size limit of the workspace volume.
     pub workspace_size: String,
     /// Size limit of `/tmp`.
@@ -178,6 +184,8 @@ impl Default for KubernetesConfig {
             priority_class: None,
             runtime_class: None,
             restart_policy: RestartPolicy::Never,
+            api_requests_per_second: 50,
+            api_burst: 100,
             workspace_size: "10Gi".to_owned(),
             tmp_size: "1Gi".to_owned(),
         }
@@ -271,6 +279,10 @@ impl KubernetesConfigBuilder {
         runtime_class: Option<String>;
         /// Sets [`KubernetesConfig::restart_policy`].
         restart_policy: RestartPolicy;
+        /// Sets [`KubernetesConfig::api_requests_per_second`].
+        api_requests_per_second: u32;
+        /// Sets [`KubernetesConfig::api_burst`].
+        api_burst: u32;
         /// Sets [`KubernetesConfig::workspace_size`].
         workspace_size: String;
         /// Sets [`KubernetesConfig::tmp_size`].

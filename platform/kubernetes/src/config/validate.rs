@@ -47,6 +47,9 @@ impl fmt::Display for InvalidConfig {
 /// Longest grace period, in seconds: a day.
 const MAX_GRACE_SECONDS: u32 = 24 * 3600;
 
+/// Most requests a second, and at once; above it there is no limit that means anything.
+const MAX_REQUESTS: u32 = 100_000;
+
 #[derive(Default)]
 struct Findings(Vec<ConfigProblem>);
 
@@ -97,6 +100,14 @@ impl KubernetesConfig {
         found.require(self.startup_timeout_seconds > 0, "startup_timeout_seconds", || {
             "must be at least 1".to_owned()
         });
+        for (field, number) in [
+            ("api_requests_per_second", self.api_requests_per_second),
+            ("api_burst", self.api_burst),
+        ] {
+            found.require((1..=MAX_REQUESTS).contains(&number), field, || {
+                format!("{number} is not from 1 to {MAX_REQUESTS}")
+            });
+        }
         check_labels("labels", &self.labels, &mut found);
         for key in self.labels.keys() {
             found.require(!names::is_reserved_label(key), format!("labels[{key:?}]"), || {
@@ -273,6 +284,8 @@ mod tests {
             }),
             ("grace_period_seconds", |c| c.grace_period_seconds = u32::MAX),
             ("startup_timeout_seconds", |c| c.startup_timeout_seconds = 0),
+            ("api_requests_per_second", |c| c.api_requests_per_second = 0),
+            ("api_burst", |c| c.api_burst = u32::MAX),
             ("labels[\"app\"]", |c| _ = c.labels.insert("app".into(), "x".into())),
             ("labels[\"hodei.io/job-id\"]", |c| {
                 _ = c.labels.insert("hodei.io/job-id".into(), "x".into());

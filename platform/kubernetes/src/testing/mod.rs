@@ -1,6 +1,7 @@
 //! A fake API server for the tests of this crate: it keeps objects, counts requests, serves lists and
 //! watches of any resource with resource versions, and fails on demand. It has no kubelet: a test plays it.
 
+mod body;
 mod store;
 
 use std::{
@@ -15,7 +16,14 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use self::store::Store;
+pub(crate) use self::{
+    body::{End, Streamed},
+    store::parameter,
+};
+use self::{
+    body::{FakeBody, full, later},
+    store::Store,
+};
 use crate::{KubernetesConfig, KubernetesProvider, api::RetryPolicy};
 
 pub(crate) fn provider_id() -> ProviderId {
@@ -45,6 +53,10 @@ pub(crate) enum Fault {
     Broken,
     /// The request has its effect, and the connection breaks before the answer.
     AnswerLost,
+    /// No answer ever comes, and the request has no effect.
+    Silent,
+    /// The answer begins and goes on as the test wants.
+    Streamed(Streamed),
 }
 
 impl Fault {
@@ -60,7 +72,13 @@ struct State {
     store: Store,
     requests: Vec<String>,
     faults: Vec<(String, Fault)>,
+    /// What every request of a kind meets.
+    lasting: BTreeMap<String, Fault>,
+    logs: Option<LogScript>,
 }
+
+/// Answers a request for a log by its query.
+type LogScript = Box<dyn FnMut(&str) -> Fault + Send>;
 
 /// The fake. Clones are the same cluster.
 #[derive(Clone)]
@@ -102,6 +120,25 @@ impl FakeCluster {
         self.state().faults.push((kind.to_owned(), fault));
     }
 
+    /// Every request of this kind fails so, until it is told otherwise.
+    pub(crate) fn fail_always(&self, kind: &str, fault: Option<Fault>) {
+        let mut state = self.state();
+        match fault {
+            Some(fault) => state.lasting.insert(kind.to_owned(), fault),
+            None => state.lasting.remove(kind),
+        };
+    }
+
+    /// Answers every request for a log.
+    pub(crate) fn serve_logs(&self, script: impl FnMut(&str) -> Fault + Send + 'static) {
+        self.state().logs = Some(Box::new(script));
+    }
+
+    /// How many requests of a kind there were, the shared watch's included.
+    pub(crate) fn count(&self, kind: &str) -> usize {
+        self.state().requests.iter().filter(|one| *one == kind).count()
+    }
+
     /// Requests so far, but for the shared watch: `POST pods`, `GET pods/name`, …
     pub(crate) fn requests(&self) -> Vec<String> {
         let state = self.state();
@@ -141,53 +178,71 @@ impl FakeCluster {
         self.state().store.fixed.insert(path.to_owned(), body);
     }
 
-    async fn serve(&self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
+    fn fault_of(&self, kind: &str, query: &str) -> Option<Fault> {
+        let mut state = self.state();
+        state.requests.push(kind.to_owned());
+        let found = state.faults.iter().position(|(wanted, _)| wanted == kind);
+        if let Some(index) = found {
+            return Some(state.faults.remove(index).1);
+        }
+        if let Some(fault) = state.lasting.get(kind) {
+            return Some(fault.clone());
+        }
+        let logs = state.logs.as_mut().filter(|_| kind == "GET pods/log");
+        logs.map(|script| script(query))
+    }
+
+    async fn serve(&self, request: Request<Body>) -> Result<Response<FakeBody>, std::io::Error> {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
         let query = parts.uri.query().unwrap_or_default();
         let path = parts.uri.path().to_owned();
         let kind = store::kind_of(parts.method.as_str(), &path, query);
-        let fault = {
-            let mut state = self.state();
-            state.requests.push(kind.clone());
-            let found = state.faults.iter().position(|(wanted, _)| *wanted == kind);
-            found.map(|index| state.faults.remove(index).1)
-        };
+        let fault = self.fault_of(&kind, query);
         let broken = || Err(std::io::Error::other(format!("connection reset during {path}")));
         match fault {
             Some(Fault::Broken) => return broken(),
+            Some(Fault::Silent) => std::future::pending().await,
+            Some(Fault::Streamed(streamed)) => return Ok(Response::new(streamed.into_body())),
             Some(Fault::Answer { code, body, retry_after }) => {
                 let mut response = Response::builder().status(code);
                 if let Some(seconds) = retry_after {
                     response = response.header("Retry-After", seconds);
                 }
-                return Ok(response.body(Body::from(body.into_bytes())).unwrap());
+                return Ok(response.body(full(body)).unwrap());
             }
             Some(Fault::AnswerLost) | None => {}
         }
-        let (code, answer) = if let Some(resource) = kind.strip_prefix("WATCH ") {
-            (200, self.serve_watch(resource, query).await)
-        } else {
-            let answer = self.state().store.serve(parts.method.as_str(), &path, query, &body);
-            self.changed.send_replace(());
-            answer
-        };
+        if let Some(resource) = kind.strip_prefix("WATCH ")
+            && fault.is_none()
+        {
+            let (cluster, resource, query) = (self.clone(), resource.to_owned(), query.to_owned());
+            let told = async move { cluster.serve_watch(&resource, &query).await };
+            return Ok(Response::new(later(told)));
+        }
+        let (code, answer) = self.state().store.serve(parts.method.as_str(), &path, query, &body);
+        self.changed.send_replace(());
         if matches!(fault, Some(Fault::AnswerLost)) {
             return broken();
         }
-        Ok(Response::builder().status(code).body(Body::from(answer.into_bytes())).unwrap())
+        Ok(Response::builder().status(code).body(full(answer)).unwrap())
     }
 
-    /// A watch as a long poll: answered and closed as soon as there is something to tell.
+    /// A watch that ends as soon as it has told something, or after the time it was asked for.
     async fn serve_watch(&self, resource: &str, query: &str) -> String {
         let mut changed = self.changed.subscribe();
-        let from = store::parameter(query, "resourceVersion").unwrap_or_default();
-        loop {
-            let told = self.state().store.changes_since(resource, from.parse().unwrap_or(0));
-            if !told.is_empty() {
-                return told;
+        let number = |name| store::parameter(query, name).and_then(|text| text.parse().ok());
+        let from = number("resourceVersion").unwrap_or(0);
+        let lasts = Duration::from_secs(number("timeoutSeconds").unwrap_or(290));
+        let told = async {
+            loop {
+                let told = self.state().store.changes_since(resource, from);
+                if !told.is_empty() {
+                    return told;
+                }
+                changed.changed().await.unwrap();
             }
-            changed.changed().await.unwrap();
-        }
+        };
+        tokio::time::timeout(lasts, told).await.unwrap_or_default()
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn kind_of(method: &str, path: &str, query: &str) -> String {
     format!("{verb} {resource}{dry}")
 }
 
-pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
 }
@@ -131,7 +131,9 @@ impl Store {
                 let items: Vec<_> =
                     self.objects.iter().filter(|((kind, _), _)| *kind == resource).collect();
                 let items: Vec<_> = items.into_iter().map(|(_, object)| object).collect();
-                let version = self.version.max(1).to_string();
+                // Version 0 would mean "any" in a watch.
+                self.version = self.version.max(1);
+                let version = self.version.to_string();
                 (200, json!({"metadata": {"resourceVersion": version}, "items": items}).to_string())
             }
             (method, _) => refusal(405, "MethodNotAllowed", method),

@@ -5,15 +5,22 @@
 //! is asked for [`WATCH_SECONDS`] at a time, so that a connection that died without a word (a
 //! half-open one) is noticed soon, and so that a quiet cluster still gives a sign of life.
 
+mod outbox;
+mod progress;
+mod reader;
 mod view;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{BoxStream, FuturesUnordered},
+};
 use hodei_core::{
+    failure::Failure,
     id::{ProviderId, WorkerId},
     provider::{ObservedWorker, ProviderEvent, Staleness, WorkerHandle, WorkerPhase},
 };
@@ -21,14 +28,17 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinHandle,
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior, timeout_at},
 };
 
-pub(crate) use self::view::Presence;
-use self::view::View;
-use crate::{measure, names, startup::Startups};
+use self::{outbox::Outbox, progress::Took, view::View};
+pub(crate) use self::{
+    reader::WatchReader,
+    view::{LogView, Presence},
+};
+use crate::{api::ClusterApi, events, measure, names, startup::Startups};
 
 /// How long one watch request lasts. The client gives up 5 s later by itself.
 pub(crate) const WATCH_SECONDS: u32 = 30;
@@ -38,6 +48,8 @@ pub(crate) const STALE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15
 const TICK: Duration = Duration::from_secs(1);
 /// How many events a subscriber may lag behind.
 const EVENTS: usize = 4096;
+/// How many failures are looked into at once.
+const LOOKUPS: usize = 8;
 
 /// When the API was last heard of by the watch; also set by the client when a watch is accepted.
 #[derive(Debug, Clone, Default)]
@@ -53,8 +65,21 @@ impl Heard {
     }
 }
 
+/// A failure whose events are wanted.
+struct Ask {
+    handle: WorkerHandle,
+    failure: Failure,
+    deadline: Instant,
+}
+
 struct Shared {
+    provider: ProviderId,
     view: Mutex<View>,
+    /// Locked after the view, and while it is locked: events are told in the view's order.
+    outbox: Mutex<Outbox>,
+    /// No more than one for each worker at a time.
+    asks: mpsc::UnboundedSender<Ask>,
+    started: Instant,
     /// Sent whenever the view has changed.
     changed: watch::Sender<()>,
     events: broadcast::Sender<ProviderEvent>,
@@ -80,12 +105,17 @@ impl Watch {
     /// Begins to watch.
     pub(crate) fn start(
         provider: &ProviderId,
-        pods: kube::Api<Pod>,
+        api: ClusterApi,
         patience: SignedDuration,
         heard: Heard,
         startups: Arc<Startups>,
     ) -> Self {
+        let (asks, asked) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
+            provider: provider.clone(),
+            outbox: Mutex::default(),
+            asks,
+            started: Instant::now(),
             view: Mutex::new(View::new(provider.clone(), patience)),
             changed: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENTS),
@@ -93,7 +123,7 @@ impl Watch {
             startups,
             trouble: Mutex::new(None),
         });
-        let task = tokio::spawn(run(Arc::clone(&shared), provider.clone(), pods));
+        let task = tokio::spawn(run(Arc::clone(&shared), api, asked));
         Self { shared, task }
     }
 
@@ -125,16 +155,28 @@ impl Watch {
 
     /// See [`View::answered`]: whether the view could take the pod in.
     pub(crate) fn answered(&self, pod: &Pod, lists: u64) -> bool {
-        let events = self.view().answered(pod, lists, Timestamp::now());
-        let certain = events.is_some();
-        self.shared.tell(events.unwrap_or_default());
+        let mut certain = false;
+        self.shared.update(|view| {
+            let events = view.answered(pod, lists, Timestamp::now());
+            certain = events.is_some();
+            events.unwrap_or_default()
+        });
         certain
     }
 
     /// Notes that a resource is gone, as the API said.
     pub(crate) fn forget(&self, handle: &WorkerHandle) {
-        let events = self.view().forget(handle.worker, &handle.uid);
-        self.shared.tell(events);
+        self.shared.update(|view| view.forget(handle.worker, &handle.uid));
+    }
+
+    /// The finalizers that keep a resource.
+    pub(crate) fn finalizers_of(&self, handle: &WorkerHandle) -> Vec<String> {
+        self.view().finalizers_of(handle)
+    }
+
+    /// Reads the view without keeping the watch.
+    pub(crate) fn reader(&self) -> WatchReader {
+        WatchReader::new(&self.shared)
     }
 
     /// How old the view is.
@@ -195,17 +237,64 @@ impl Shared {
         self.trouble.lock().expect("no one panics while noting an error")
     }
 
-    /// Without subscribers there is no one to tell.
-    fn tell(&self, events: Vec<ProviderEvent>) {
-        if !events.is_empty() {
-            for event in events {
-                _ = self.events.send(event);
+    /// Changes the view, tells what follows from it, and measures it.
+    fn update(&self, change: impl FnOnce(&mut View) -> Vec<ProviderEvent>) {
+        let mut view = self.view();
+        let events = change(&mut view);
+        measure::live_workers(&self.provider, view.len());
+        for took in view.take_measures() {
+            match took {
+                Took::Stage(stage, took) => measure::worker_stage(&self.provider, stage, took),
+                Took::Ready(took) => measure::worker_ready(&self.provider, took),
             }
+        }
+        self.tell(&mut view, events);
+    }
+
+    /// Without subscribers there is no one to tell.
+    fn tell(&self, view: &mut View, events: Vec<ProviderEvent>) {
+        let changed = view.take_silent_change() || !events.is_empty();
+        let mut outbox = self.outbox();
+        for event in events {
+            let Some(event) = outbox.pass(event) else { continue };
+            match event {
+                ProviderEvent::Changed(seen) if view.shall_explain(&seen) => {
+                    self.ask(&seen);
+                    outbox.hold(seen);
+                }
+                event => _ = self.events.send(event),
+            }
+        }
+        if changed {
             self.changed.send_replace(());
         }
     }
 
-    fn take(&self, provider: &ProviderId, event: watcher::Result<watcher::Event<Pod>>) {
+    fn ask(&self, seen: &ObservedWorker) {
+        if let WorkerPhase::Failed(failure) = &seen.phase {
+            let deadline = Instant::now() + events::PATIENCE;
+            let (handle, failure) = (seen.handle.clone(), failure.clone());
+            // Without its receiver the watch has ended, and no one is told anything.
+            _ = self.asks.send(Ask { handle, failure, deadline });
+        }
+    }
+
+    /// Tells what waited for the events behind a failure.
+    fn explained(&self, handle: &WorkerHandle, words: Option<&str>) {
+        let mut view = self.view();
+        if let Some(words) = words {
+            view.explained(handle, words);
+        }
+        let events = self.outbox().release(handle.worker, words);
+        self.tell(&mut view, events);
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().expect("no one panics while telling")
+    }
+
+    fn take(&self, event: watcher::Result<watcher::Event<Pod>>) {
+        let provider = &self.provider;
         let event = match event {
             Ok(event) => event,
             Err(error) => {
@@ -217,149 +306,93 @@ impl Shared {
                 return;
             }
         };
-        self.heard.now();
+        // That a list begins is what the watcher says by itself, not the API.
+        if !matches!(event, watcher::Event::Init) {
+            self.heard.now();
+            *self.trouble() = None;
+        }
         self.startups.heard(&event);
-        *self.trouble() = None;
         let now = Timestamp::now();
         let live = matches!(event, watcher::Event::Apply(_));
-        let mut view = self.view();
-        let events = match event {
-            watcher::Event::Init => {
-                tracing::debug!(provider_id = %provider, "listing workers");
-                view.list_began();
-                Vec::new()
+        self.update(|view| {
+            let events = match event {
+                watcher::Event::Init => {
+                    tracing::debug!(provider_id = %provider, "listing workers");
+                    if view.lists() > 0 {
+                        measure::watch_restarted(provider);
+                    }
+                    view.list_began();
+                    Vec::new()
+                }
+                watcher::Event::InitApply(pod) | watcher::Event::Apply(pod) => view.saw(&pod, now),
+                watcher::Event::Delete(pod) => view.removed(&pod),
+                watcher::Event::InitDone => view.list_ended(),
+            };
+            for event in &events {
+                if let ProviderEvent::Changed(seen) = event {
+                    note(provider, seen, live);
+                }
             }
-            watcher::Event::InitApply(pod) | watcher::Event::Apply(pod) => view.saw(&pod, now),
-            watcher::Event::Delete(pod) => view.removed(&pod),
-            watcher::Event::InitDone => view.list_ended(),
-        };
-        measure::live_workers(provider, view.len());
-        drop(view);
-        for event in &events {
-            if let ProviderEvent::Changed(seen) = event {
-                note(provider, seen, live.then_some(now));
-            }
-        }
-        self.tell(events);
+            events
+        });
     }
 }
 
-/// Logs a change; what was seen as it happened, not in a list, is measured too.
-fn note(provider: &ProviderId, seen: &ObservedWorker, at: Option<Timestamp>) {
+/// Logs a change; a failure that was seen as it happened, not in a list, is counted too.
+fn note(provider: &ProviderId, seen: &ObservedWorker, live: bool) {
     let worker_id = seen.handle.worker;
     tracing::debug!(provider_id = %provider, %worker_id, phase = ?seen.phase, "worker changed");
-    let Some(at) = at else { return };
-    match &seen.phase {
-        WorkerPhase::Running if seen.restarts == 0 => {
-            let took = seen.created_at.map(|created| at.duration_since(created));
-            if let Some(took) = took.and_then(|took| Duration::try_from(took).ok()) {
-                measure::worker_ready(provider, took);
-            }
-        }
-        WorkerPhase::Failed(failure) => measure::worker_failed(provider, failure.cause),
-        _ => {}
+    if let (WorkerPhase::Failed(failure), true) = (&seen.phase, live) {
+        measure::worker_failed(provider, failure.cause);
     }
 }
 
-async fn run(shared: Arc<Shared>, provider: ProviderId, pods: kube::Api<Pod>) {
-    let config =
-        watcher::Config::default().labels(&names::selector(&provider)).timeout(WATCH_SECONDS);
-    let mut events = std::pin::pin!(watcher(pods, config).default_backoff());
+/// The words of the events behind a failure, if they can be had in time.
+async fn look_up(api: &ClusterApi, ask: Ask) -> (WorkerHandle, Option<String>) {
+    let Ask { handle, failure, deadline } = ask;
+    let words = match timeout_at(deadline, events::explain(api, &handle, &failure)).await {
+        Ok(Ok(words)) => words,
+        Ok(Err(error)) => {
+            tracing::debug!(worker_id = %handle.worker, %error, "can't read the events");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(worker_id = %handle.worker, "the events were not read in time");
+            None
+        }
+    };
+    (handle, words)
+}
+
+async fn run(shared: Arc<Shared>, api: ClusterApi, mut asks: mpsc::UnboundedReceiver<Ask>) {
+    let config = watcher::Config::default()
+        .labels(&names::selector(&shared.provider))
+        .timeout(WATCH_SECONDS);
+    let mut events = std::pin::pin!(watcher(api.typed::<Pod>(), config).default_backoff());
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut lookups = FuturesUnordered::new();
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(event) => shared.take(&provider, event),
+                Some(event) => shared.take(event),
                 None => return,
             },
+            Some(ask) = asks.recv(), if lookups.len() < LOOKUPS => {
+                lookups.push(look_up(&api, ask));
+            }
+            Some((handle, words)) = lookups.next() => {
+                shared.explained(&handle, words.as_deref());
+            }
             _ = tick.tick() => {
-                let events = shared.view().passed(Timestamp::now());
-                measure::view_age(&provider, shared.heard.ago());
-                shared.tell(events);
+                let age = shared.heard.ago().unwrap_or_else(|| shared.started.elapsed());
+                measure::view_age(&shared.provider, age);
+                shared.update(|view| view.passed(Timestamp::now()));
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use hodei_core::provider::WorkerProvider;
-    use serde_json::json;
-
-    use super::*;
-    use crate::{
-        KubernetesConfig,
-        testing::{FakeCluster, Fault, make_spec},
-    };
-
-    const DEADLINE: Duration = Duration::from_secs(20);
-
-    /// The next `count` resyncs; what else is told is passed over.
-    async fn await_resyncs(events: &mut BoxStream<'static, ProviderEvent>, count: usize) {
-        let resyncs = events.filter(|event| {
-            let wanted = *event == ProviderEvent::Resynced;
-            async move { wanted }
-        });
-        let seen = tokio::time::timeout(DEADLINE, resyncs.take(count).count()).await;
-        assert_eq!(seen.expect("the watch must list in time"), count);
-    }
-
-    #[tokio::test]
-    async fn a_watch_that_is_too_old_lists_again() {
-        let cluster = FakeCluster::new();
-        let gone = json!({"type": "ERROR", "object": {"kind": "Status", "code": 410,
-            "reason": "Expired", "message": "too old resource version"}});
-        cluster.fail_next(
-            "WATCH pods",
-            Fault::Answer { code: 200, body: format!("{gone}\n"), retry_after: None },
-        );
-        let provider = cluster.provider(KubernetesConfig::default());
-        let mut events = provider.subscribe();
-        await_resyncs(&mut events, 2).await;
-        provider.create_worker(&make_spec()).await.unwrap();
-        assert_eq!(provider.list_workers().await.unwrap().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_list_that_fails_is_tried_again_and_told() {
-        let cluster = FakeCluster::new();
-        let forbidden = "cannot list resource \"pods\"";
-        cluster.fail_next("LIST pods", Fault::status(403, "Forbidden", forbidden));
-        let provider = cluster.provider(KubernetesConfig::default());
-        assert_eq!(provider.watch.list(), None, "nothing is known before the first list");
-        let mut events = provider.subscribe();
-        await_resyncs(&mut events, 1).await;
-        assert!(provider.watch.is_fresh());
-        assert_eq!(provider.watch.trouble(), None, "trouble is over");
-    }
-
-    #[tokio::test]
-    async fn a_restarted_provider_finds_its_workers_and_no_others() {
-        let cluster = FakeCluster::new();
-        let spec = make_spec();
-        let handle =
-            cluster.provider(KubernetesConfig::default()).create_worker(&spec).await.unwrap();
-        cluster.put(
-            "pods",
-            json!({"metadata": {"name": "x", "labels": {
-            "hodei.io/managed": "true", "hodei.io/provider-id": "other",
-            "hodei.io/worker-id": spec.worker.to_string()}}}),
-        );
-        let restarted = cluster.provider(KubernetesConfig::default());
-        let found = restarted.list_workers().await.unwrap();
-        assert_eq!(found.into_iter().map(|seen| seen.handle).collect::<Vec<_>>(), [handle]);
-    }
-
-    #[tokio::test]
-    async fn a_slow_subscriber_is_told_to_compare() {
-        let cluster = FakeCluster::new();
-        let provider = cluster.provider(KubernetesConfig::default());
-        provider.list_workers().await.unwrap();
-        let mut events = provider.subscribe();
-        for _ in 0..=EVENTS {
-            provider.watch.shared.tell(vec![ProviderEvent::Resynced]);
-        }
-        assert_eq!(events.next().await, Some(ProviderEvent::Resynced));
-    }
-}
+#[path = "watch_tests.rs"]
+mod tests;

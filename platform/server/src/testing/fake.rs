@@ -186,6 +186,14 @@ impl WorkerProvider for FakeProvider {
         Ok(Vec::new())
     }
 
+    fn follow_worker_logs(
+        &self,
+        _handle: &WorkerHandle,
+        _query: LogQuery,
+    ) -> BoxStream<'static, Result<LogEntry, ProviderError>> {
+        futures::stream::empty().boxed()
+    }
+
     async fn list_workers(&self) -> Result<Vec<ObservedWorker>, ProviderError> {
         Ok(self.world.workers.lock().unwrap().values().cloned().collect())
     }

@@ -1,5 +1,10 @@
 //! The agent's own log, as the kubelet keeps it. The job's log takes another way: the agent's stream.
 
+mod follow;
+mod lines;
+mod resume;
+
+use futures::stream::BoxStream;
 use hodei_core::{
     failure::{Failure, FailureCause},
     provider::{LogEntry, LogQuery, ProviderError, WorkerHandle},
@@ -8,6 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::subresource::LogParams;
 
+use self::follow::Follow;
 use crate::{
     api::{ApiFailure, Call},
     names::CONTAINER,
@@ -31,7 +37,7 @@ impl KubernetesProvider {
         let namesake = self.watch.handle_of(handle.worker).is_some_and(|now| now != *handle);
         let gone = matches!(self.watch.find(handle), Some((Presence::Gone, _)));
         if namesake || (gone && self.watch.is_fresh()) {
-            return Err(is_gone(handle));
+            return Err(is_gone(OPERATION, handle));
         }
         let params = LogParams {
             container: Some(CONTAINER.to_owned()),
@@ -50,15 +56,24 @@ impl KubernetesProvider {
         match sent {
             Ok(answer) => Ok(parse_log(&answer.into_text(), query.since)),
             Err(failure) if has_no_log_yet(&failure) => Ok(Vec::new()),
-            Err(failure) if failure.is_not_found() => Err(is_gone(handle)),
+            Err(failure) if failure.is_not_found() => Err(is_gone(OPERATION, handle)),
             Err(failure) => Err(failure.into_error(OPERATION, &handle.resource)),
         }
     }
+
+    /// Lines of the agent's log as they are written, each once and in order.
+    pub(crate) fn follow_logs(
+        &self,
+        handle: &WorkerHandle,
+        query: LogQuery,
+    ) -> BoxStream<'static, Result<LogEntry, ProviderError>> {
+        Follow::new(self.api.clone(), self.watch.reader(), handle.clone(), query).into_stream()
+    }
 }
 
-fn is_gone(handle: &WorkerHandle) -> ProviderError {
+fn is_gone(operation: &'static str, handle: &WorkerHandle) -> ProviderError {
     ProviderError {
-        operation: OPERATION,
+        operation,
         subject: handle.resource.clone(),
         failure: Failure {
             cause: FailureCause::DeletedExternally,
