@@ -90,6 +90,8 @@ pub struct ObservedWorker {
     pub attempt: Option<AttemptKey>,
     /// When the provider made it.
     pub created_at: Option<Timestamp>,
+    /// What it waits for, in the cluster's words, where it says so of a worker that does not run yet.
+    pub waiting_for: Option<String>,
 }
 
 /// What a provider tells its subscribers.

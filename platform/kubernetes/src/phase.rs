@@ -67,6 +67,9 @@ pub(crate) fn sight(pod: &Pod, worker: WorkerId, patience: SignedDuration) -> Si
     let meta = &pod.metadata;
     let created_at = meta.creation_timestamp.as_ref().map(|time| time.0);
     let (phase, overdue) = read_phase(pod, created_at, patience);
+    // That a start takes long is our word, not the cluster's.
+    let said = overdue.as_ref().filter(|(_, late)| late.cause != FailureCause::StartupTimeout);
+    let waiting_for = said.map(|(_, late)| late.message.clone());
     let observed = ObservedWorker {
         handle: WorkerHandle {
             worker,
@@ -78,6 +81,7 @@ pub(crate) fn sight(pod: &Pod, worker: WorkerId, patience: SignedDuration) -> Si
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         attempt: attempt(meta),
         created_at,
+        waiting_for,
     };
     let finalizers = meta.finalizers.clone().unwrap_or_default();
     Sighting { observed, overdue, log: log_state(pod), finalizers }

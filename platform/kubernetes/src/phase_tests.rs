@@ -171,6 +171,9 @@ fn a_state_that_can_heal_is_a_failure_when_it_lasts() {
         assert_eq!(sighting.at(before).phase, early);
         let WorkerPhase::Failed(failure) = sighting.at(due).phase else { panic!("{change}") };
         assert_eq!(failure.cause, cause);
+        // The cluster's words are told while it waits; ours only when it has waited too long.
+        let told = Some(failure.message).filter(|_| cause != timeout);
+        assert_eq!(sighting.at(before).waiting_for, told);
     }
 }
 

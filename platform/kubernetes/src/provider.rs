@@ -211,6 +211,7 @@ impl WorkerProvider for KubernetesProvider {
                 node: None,
                 attempt: None,
                 created_at: None,
+                waiting_for: None,
             },
         };
         Ok(WorkerStatus { observed, staleness: self.watch.staleness() })

@@ -54,7 +54,15 @@ mod tests {
 
     fn seen(worker: WorkerId, phase: WorkerPhase) -> ObservedWorker {
         let handle = WorkerHandle { worker, resource: "w".into(), uid: "u".into() };
-        ObservedWorker { handle, phase, restarts: 0, node: None, attempt: None, created_at: None }
+        ObservedWorker {
+            handle,
+            phase,
+            restarts: 0,
+            node: None,
+            attempt: None,
+            created_at: None,
+            waiting_for: None,
+        }
     }
 
     #[test]

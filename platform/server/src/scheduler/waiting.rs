@@ -54,10 +54,12 @@ async fn reason(app: &App, start: &SlowStart) -> Option<String> {
 
 fn waits_for(worker: &ObservedWorker) -> Option<String> {
     let node = worker.node.as_deref().map(|node| format!(" on node {node}")).unwrap_or_default();
+    let words = |otherwise| worker.waiting_for.as_deref().unwrap_or(otherwise);
     match worker.phase {
-        WorkerPhase::Pending => Some("worker pending: it is on no node yet".to_owned()),
+        WorkerPhase::Pending => Some(format!("worker pending: {}", words("it is on no node yet"))),
         WorkerPhase::Starting => {
-            Some(format!("worker starting{node}: its image or its container is not ready yet"))
+            let words = words("its image or its container is not ready yet");
+            Some(format!("worker starting{node}: {words}"))
         }
         WorkerPhase::Running => {
             Some(format!("worker running{node}: its agent has not registered yet"))
@@ -72,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    fn check(phase: WorkerPhase, node: Option<&str>, expect: Option<&str>) {
+    fn check(phase: WorkerPhase, node: Option<&str>, said: Option<&str>, expect: Option<&str>) {
         let worker = ObservedWorker {
             handle: WorkerHandle {
                 worker: WorkerId::new(),
@@ -84,6 +86,7 @@ mod tests {
             node: node.map(str::to_owned),
             attempt: None,
             created_at: None,
+            waiting_for: said.map(str::to_owned),
         };
         assert_eq!(waits_for(&worker).as_deref(), expect);
     }
@@ -91,11 +94,13 @@ mod tests {
     #[test]
     fn the_table_of_waits() {
         use WorkerPhase as P;
-        check(P::Pending, None, Some("worker pending: it is on no node yet"));
+        check(P::Pending, None, None, Some("worker pending: it is on no node yet"));
+        let full = "Unschedulable: 0/3 nodes are available";
+        check(P::Pending, None, Some(full), Some(&format!("worker pending: {full}")));
         let starting = "worker starting on node n1: its image or its container is not ready yet";
-        check(P::Starting, Some("n1"), Some(starting));
-        check(P::Running, None, Some("worker running: its agent has not registered yet"));
-        check(P::Gone, Some("n1"), None);
-        check(P::Succeeded, Some("n1"), None);
+        check(P::Starting, Some("n1"), None, Some(starting));
+        check(P::Running, None, None, Some("worker running: its agent has not registered yet"));
+        check(P::Gone, Some("n1"), None, None);
+        check(P::Succeeded, Some("n1"), Some("x"), None);
     }
 }

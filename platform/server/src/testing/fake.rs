@@ -143,6 +143,7 @@ impl WorkerProvider for FakeProvider {
             node: None,
             attempt: spec.attempt,
             created_at: Some(jiff::Timestamp::now()),
+            waiting_for: None,
         };
         self.world.workers.lock().unwrap().insert(spec.worker, observed);
         self.world.turn(spec.worker, WorkerPhase::Running);
@@ -164,6 +165,7 @@ impl WorkerProvider for FakeProvider {
             node: None,
             attempt: None,
             created_at: None,
+            waiting_for: None,
         });
         Ok(WorkerStatus { observed, staleness: Staleness(std::time::Duration::ZERO) })
     }
