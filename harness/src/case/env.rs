@@ -15,15 +15,18 @@ use crate::environment::{Environment, SecretUrl};
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 use crate::journal::{EntryId, Journal, Resource, State};
 use crate::postgres;
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, RunId};
 use crate::server_process::{Lifetime, ServerOptions, ServerProcess};
 
 /// The provider that a case has unless it asks for none.
 pub const PROVIDER: &str = "kind";
+/// What production grants the control plane, in the checkout.
+const PRODUCTION_RBAC: &str = "deploy/kubernetes/rbac.yaml";
 
 /// One case's share of the environment.
 pub struct CaseEnv {
     pub(super) id: String,
+    pub(super) run: RunId,
     pub(super) environment: Environment,
     pub(super) client: Client,
     pub(super) journal: Journal,
@@ -94,6 +97,7 @@ impl CaseEnv {
         let id = id.to_owned();
         let env = Self {
             id,
+            run: run.id.clone(),
             environment,
             client,
             journal,
@@ -147,6 +151,21 @@ impl CaseEnv {
     #[must_use]
     pub fn control_plane_kubeconfig(&self) -> &Path {
         self.disturbance.kubeconfig().unwrap_or(&self.kubeconfig)
+    }
+
+    /// Lets the control plane list the cluster's nodes, as production does and a case does not.
+    ///
+    /// # Errors
+    /// The manifest cannot be read or applied.
+    pub async fn allow_nodes(&mut self) -> Result<()> {
+        let place = Place {
+            client: &self.client,
+            environment: &self.environment,
+            journal: &self.journal,
+            run: &self.run,
+            case: &self.id,
+        };
+        self.namespace.apply(&place, &self.environment.workspace.join(PRODUCTION_RBAC)).await
     }
 
     /// What was and is in the namespace.

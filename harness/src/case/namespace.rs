@@ -103,8 +103,8 @@ impl CaseNamespace {
     }
 
     /// Creates the objects of a manifest: those of a namespace in this one, those of the cluster
-    /// under a name of their own and journalled.
-    async fn apply(&mut self, place: &Place<'_>, manifest: &Path) -> Result<()> {
+    /// under a name of their own and journalled. What is there already is left as it is.
+    pub(super) async fn apply(&mut self, place: &Place<'_>, manifest: &Path) -> Result<()> {
         for mut document in read_manifest(manifest)? {
             let type_name = document["kind"].as_str().unwrap_or_default().to_owned();
             if type_name == "Namespace" {

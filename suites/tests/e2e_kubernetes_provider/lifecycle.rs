@@ -1,8 +1,10 @@
 //! One worker, from create to gone.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use hodei_harness::case::{CaseOptions, PROVIDER, command, run_case, run_case_with};
-use hodei_proto::v1::{JobSpec, JobState, Resources};
+use hodei_harness::case::{CaseEnv, CaseOptions, PROVIDER, command, run_case, run_case_with};
+use hodei_proto::v1::{Job, JobSpec, JobState, Resources};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
@@ -132,6 +134,85 @@ fn test_k8s_pod_deleted_from_outside() {
         assert!(!job.reason.is_empty(), "a lost worker is said to be lost");
         assert_eq!(job.attempts.len(), 1);
         env.await_gone().await?;
+        Ok(())
+    });
+}
+
+/// How long a worker may take to start in the cases that must not outlast it.
+const STARTUP_SECONDS: u64 = 20;
+
+/// A job of a worker that never starts: one failed attempt of this cause before the start-up limit is
+/// over, one pod ever, none left. Returns what was said.
+async fn assert_never_starts(env: &CaseEnv, spec: JobSpec, cause: &str) -> Result<String> {
+    let job = env.submit(JobSpec { retry: Some(NO_RETRY), ..spec }).await?;
+    let failed = |job: &Job| job.state() == JobState::Failed;
+    let limit = Duration::from_secs(STARTUP_SECONDS);
+    let job = env.await_job(&job.id, "failed", limit, failed).await?;
+    let rows = env.rows("SELECT failure_cause FROM attempts").await?;
+    assert_eq!(rows, [json!({"failure_cause": cause})], "{}", job.reason);
+    env.await_gone().await?;
+    assert_eq!(pods_ever(env), 1, "a worker that cannot start must not make a storm of pods");
+    Ok(job.reason)
+}
+
+#[test]
+#[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
+fn test_k8s_invalid_image_name() {
+    let options = CaseOptions::new().provider("startup_timeout_seconds", STARTUP_SECONDS);
+    run_case_with("lifecycle.invalid-image", options, async |env| {
+        let image = "Not/A//Name::at-all".to_owned();
+        let spec = JobSpec { image, ..command(&["true"]) };
+        let said = assert_never_starts(env, spec, "invalid_image").await?;
+        assert!(said.contains("InvalidImageName"), "{said}");
+        assert!(said.contains("Not/A//Name::at-all"), "{said}");
+        Ok(())
+    });
+}
+
+/// Nothing listens at the registry's address, as in a cluster that lost its way to it.
+#[test]
+#[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
+fn test_k8s_image_pull_fails() {
+    let options = CaseOptions::new()
+        .provider("image_pull_policy", "IfNotPresent")
+        .provider("startup_timeout_seconds", STARTUP_SECONDS);
+    run_case_with("lifecycle.image-pull", options, async |env| {
+        let image = "127.0.0.1:1/no-such-worker:latest".to_owned();
+        let spec = JobSpec { image, ..command(&["true"]) };
+        let said = assert_never_starts(env, spec, "image_pull").await?;
+        assert!(said.contains("127.0.0.1:1/no-such-worker"), "{said}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
+fn test_k8s_unschedulable() {
+    let options = CaseOptions::new()
+        .provider("node_selector", json!({"hodei.io/no-such-node": "true"}))
+        .provider("startup_timeout_seconds", 3);
+    run_case_with("lifecycle.unschedulable", options, async |env| {
+        let said = assert_never_starts(env, command(&["true"]), "unschedulable").await?;
+        assert!(said.contains("node affinity/selector"), "the scheduler's words: {said}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
+fn test_k8s_pending_pod_deleted_from_outside() {
+    let options =
+        CaseOptions::new().provider("node_selector", json!({"hodei.io/no-such-node": "true"}));
+    run_case_with("lifecycle.pending-deletion", options, async |env| {
+        let spec = JobSpec { retry: Some(NO_RETRY), ..command(&["true"]) };
+        let job = env.submit(spec).await?;
+        let pod = env.await_pod("a pod that waits", |record| !record.gone).await?;
+        pods(env).delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
+        let job = env.await_job_state(&job.id, JobState::Failed).await?;
+        let rows = env.rows("SELECT failure_cause FROM attempts").await?;
+        assert_eq!(rows, [json!({"failure_cause": "deleted_externally"})], "{}", job.reason);
+        env.await_gone().await?;
+        assert_eq!(pods_ever(env), 1);
         Ok(())
     });
 }
