@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hodei_core::provider::{ProviderCapabilities, Requirements, WorkerProvider};
+use hodei_core::provider::{Fulfilment, ProviderCapabilities, Requirements, WorkerProvider};
 use hodei_core::spec::Resources;
 use hodei_harness::case::{CaseEnv, CaseOptions, run_case_with};
 use hodei_harness::wait::{Observed, await_until};
@@ -154,8 +154,11 @@ fn asking(cpu_millis: u64, memory_bytes: u64) -> Requirements {
 }
 
 async fn verdict(provider: &KubernetesProvider, needs: Requirements) -> Result<String> {
-    let refusal = provider.can_fulfill(&needs).await?;
-    Ok(refusal.unwrap_or_else(|| "it fits".to_owned()))
+    Ok(match provider.can_fulfill(&needs).await? {
+        Fulfilment::Yes => "it fits".to_owned(),
+        Fulfilment::NotNow(reason) => format!("not now: {reason}"),
+        Fulfilment::Never(reason) => format!("never: {reason}"),
+    })
 }
 
 #[test]
@@ -172,10 +175,10 @@ fn test_k8s_what_cannot_fit_is_refused() {
         for (needs, wanted) in [
             (Requirements::default(), "it fits"),
             (asking(cpu, memory), "it fits"),
-            (asking(cpu + 1, 1), "of CPU are asked for"),
-            (asking(1, memory + 1), "of memory are asked for"),
+            (asking(cpu + 1, 1), "never: cpu"),
+            (asking(1, memory + 1), "never: memory"),
             (with_architecture(&truth.architectures[0]), "it fits"),
-            (with_architecture("s390x"), "no node has the architecture s390x"),
+            (with_architecture("s390x"), "never: architecture: s390x wanted"),
         ] {
             let said = verdict(&provider, needs.clone()).await?;
             assert!(said.contains(wanted), "{needs:?}: {said}");
