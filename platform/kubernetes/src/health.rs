@@ -40,7 +40,7 @@ impl KubernetesProvider {
             ..SelfSubjectRulesReview::default()
         };
         let answer = match post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &review) {
-            Ok(call) => self.api.send(&call).await,
+            Ok(call) => self.api.briefly().send(&call).await,
             Err(failure) => Err(failure),
         };
         let review: Result<SelfSubjectRulesReview, _> = answer.and_then(|answer| answer.read());
@@ -67,7 +67,7 @@ impl KubernetesProvider {
         let dry_run = PostParams { dry_run: true, field_manager: None };
         let call = self.api.create(&self.sample_pod(), &dry_run);
         let outcome = match call {
-            Ok(call) => self.api.send(&call).await,
+            Ok(call) => self.api.briefly().send(&call).await,
             Err(failure) => Err(failure),
         };
         match outcome {

@@ -40,6 +40,7 @@ mod rbac;
 #[cfg(test)]
 mod refusals_tests;
 mod startup;
+mod stream;
 #[cfg(test)]
 mod testing;
 mod watch;

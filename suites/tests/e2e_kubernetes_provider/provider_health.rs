@@ -16,7 +16,7 @@ use crate::pods::{pods, pods_ever};
 /// Where nothing listens.
 const NOBODY: &str = "127.0.0.1:1";
 /// An operator who asks whether a provider is well does not wait longer than this.
-const VERDICT_DEADLINE: Duration = Duration::from_secs(45);
+const VERDICT_DEADLINE: Duration = Duration::from_secs(10);
 
 #[test]
 #[ignore = "needs a cluster: HODEI_K8S_TEST=1"]

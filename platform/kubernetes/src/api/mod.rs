@@ -31,6 +31,9 @@ pub(crate) use self::{
 /// Asks for an answer without spec and data: the metadata is enough.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
+/// How often a request is repeated whose failure is itself an answer: less than a second in all.
+const BRIEF_TRIES: usize = 2;
+
 /// One request, and what must not be repeated in any word about it.
 #[derive(Clone)]
 pub(crate) struct Call {
@@ -95,6 +98,12 @@ impl Answer {
 impl ClusterApi {
     pub(crate) fn new(client: Client, namespace: String, retry: RetryPolicy, pace: Pace) -> Self {
         Self { client, namespace, retry, pace }
+    }
+
+    /// The same for somebody who waits for a verdict: a blip is forgiven, an outage is told at once.
+    pub(crate) fn briefly(&self) -> Self {
+        let tries = self.retry.tries.min(BRIEF_TRIES);
+        Self { retry: RetryPolicy { tries, ..self.retry }, ..self.clone() }
     }
 
     /// How patient requests are.

@@ -7,6 +7,7 @@
 
 use std::{
     fmt::Debug,
+    ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::{Duration, Instant},
 };
@@ -14,10 +15,7 @@ use std::{
 use futures::StreamExt;
 use hodei_core::id::ProviderId;
 use k8s_openapi::api::core::v1::{LimitRange, Node as ApiNode, ResourceQuota};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Api, Client, Resource, ResourceExt, runtime::watcher};
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 
@@ -27,7 +25,7 @@ use super::{
     placement::Placement,
     state::{Source, State},
 };
-use crate::measure;
+use crate::{measure, stream::events_of};
 
 /// How long one watch request lasts. The client gives up 5 s later by itself, so that a connection
 /// that died without a word is noticed.
@@ -36,8 +34,6 @@ const WATCH_SECONDS: u32 = 60;
 const STALE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
 /// When what may not be read is asked for again: a permission may be granted later.
 const FORBIDDEN_RETRY: Duration = Duration::from_secs(300);
-/// When a watch that can't go on where it was begins anew.
-const RESTART: Duration = Duration::from_secs(1);
 
 /// A kind of resource that is watched.
 trait Tracked: Send + Sized + 'static {
@@ -94,16 +90,6 @@ impl Tracked for Limits {
     }
 }
 
-/// Why a watch can't go on where it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Restart {
-    /// What is watched may not be read.
-    Forbidden,
-    /// The place to go on from is too old, as the answer to the request says; the watcher knows this
-    /// only as an event in a watch that has begun.
-    Expired,
-}
-
 /// What the watches share with those who ask.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
@@ -121,42 +107,36 @@ impl Shared {
         self.state().node(node).is_some_and(|node| node.has_image(image))
     }
 
-    /// Takes in what a watch said. The answer is why it has to begin anew, if it can't go on.
+    /// Takes in what a watch said; it breaks off where nothing may be read.
     fn take<T: Tracked>(
         &self,
         provider: &ProviderId,
         placement: &Placement,
         event: watcher::Result<watcher::Event<T::Object>>,
-    ) -> Option<Restart> {
+    ) -> ControlFlow<()> {
         let mut state = self.state();
-        let mut restart = None;
+        let mut forbidden = false;
         match event {
             Ok(event) => {
                 let silent = matches!(event, watcher::Event::InitApply(_));
                 let gone = T::source(&mut state).take(read::<T>(event, placement));
                 T::depart(&mut state, gone);
                 if silent {
-                    return None;
+                    return ControlFlow::Continue(());
                 }
             }
             Err(error) => {
                 let words = crate::api::describe(&error);
                 let source = T::source(&mut state);
-                restart = match code(&error) {
-                    Some(403) => Some(Restart::Forbidden),
-                    Some(410) if matches!(error, watcher::Error::WatchStartFailed(_)) => {
-                        Some(Restart::Expired)
-                    }
-                    _ => None,
-                };
+                forbidden = code(&error) == Some(403);
                 tracing::warn!(provider_id = %provider, resource = T::NAME, error = %words,
-                    ?restart, "a watch for capabilities was interrupted");
-                source.failed(words, restart == Some(Restart::Forbidden));
+                    "a watch for capabilities was interrupted");
+                source.failed(words, forbidden);
             }
         }
         drop(state);
         self.changed.send_replace(());
-        restart
+        if forbidden { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
@@ -270,16 +250,14 @@ impl Inventory {
         async move {
             let config = watcher::Config::default().timeout(WATCH_SECONDS);
             loop {
-                let events = watcher(api.clone(), config.clone()).default_backoff();
-                let mut restarts = std::pin::pin!(events.filter_map(|event| {
-                    std::future::ready(shared.take::<T>(&provider, &placement, event))
-                }));
-                match restarts.next().await {
-                    // Nothing tells that a permission was granted, so it is asked for again.
-                    Some(Restart::Forbidden) => tokio::time::sleep(forbidden_retry).await,
-                    Some(Restart::Expired) => tokio::time::sleep(RESTART).await,
-                    None => return,
+                let mut events = std::pin::pin!(events_of(api.clone(), config.clone()));
+                while let Some(event) = events.next().await {
+                    if shared.take::<T>(&provider, &placement, event).is_break() {
+                        break;
+                    }
                 }
+                // Nothing tells that a permission was granted, so it is asked for again.
+                tokio::time::sleep(forbidden_retry).await;
             }
         }
     }

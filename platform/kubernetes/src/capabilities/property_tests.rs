@@ -112,7 +112,7 @@ fn tell<T: Tracked>(
 ) -> BTreeMap<String, Value> {
     let mut there = BTreeMap::new();
     let take = |event: watcher::Event<T::Object>| {
-        assert_eq!(shared.take::<T>(&provider_id(), placement, Ok(event)), None);
+        assert!(shared.take::<T>(&provider_id(), placement, Ok(event)).is_continue());
     };
     let object = |value: &Value| serde_json::from_value(value.clone()).unwrap();
     for told in std::iter::once(&Told::Relist(Vec::new())).chain(all) {

@@ -26,7 +26,7 @@ use hodei_core::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinHandle,
@@ -38,7 +38,7 @@ pub(crate) use self::{
     reader::WatchReader,
     view::{LogView, Presence},
 };
-use crate::{api::ClusterApi, events, measure, names, startup::Startups};
+use crate::{api::ClusterApi, events, measure, names, startup::Startups, stream::events_of};
 
 /// How long one watch request lasts. The client gives up 5 s later by itself.
 pub(crate) const WATCH_SECONDS: u32 = 30;
@@ -368,7 +368,7 @@ async fn run(shared: Arc<Shared>, api: ClusterApi, mut asks: mpsc::UnboundedRece
     let config = watcher::Config::default()
         .labels(&names::selector(&shared.provider))
         .timeout(WATCH_SECONDS);
-    let mut events = std::pin::pin!(watcher(api.typed::<Pod>(), config).default_backoff());
+    let mut events = std::pin::pin!(events_of(api.typed::<Pod>(), config));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lookups = FuturesUnordered::new();
