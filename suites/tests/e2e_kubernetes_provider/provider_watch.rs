@@ -58,8 +58,10 @@ async fn await_noticed(provider: &KubernetesProvider, handle: &WorkerHandle) -> 
     Ok(noticed.await?)
 }
 
-/// The provider works on: a worker that is made now is seen, and removed.
-async fn assert_works(provider: &KubernetesProvider) -> Result<()> {
+/// The provider works on: what is left of a worker whose pod is gone is removed, and one that is made
+/// now is seen, and removed.
+async fn assert_works(provider: &KubernetesProvider, lost: &WorkerHandle) -> Result<()> {
+    provider.destroy_worker(lost).await?;
     let next = provider.create_worker(&make_worker()).await?;
     await_running(provider, &next).await?;
     provider.destroy_worker(&next).await?;
@@ -76,7 +78,7 @@ fn test_k8s_watch_is_taken_up_again() {
         delete_unseen(env, &provider, &handle).await?;
         env.api_proxy()?.restore().await?;
         await_worker(&provider, &handle, "gone", |s| s.phase == WorkerPhase::Gone).await?;
-        assert_works(&provider).await
+        assert_works(&provider, &handle).await
     });
 }
 
@@ -88,7 +90,7 @@ fn test_k8s_half_open_watch_is_noticed() {
         env.api_proxy()?.half_open_connections();
         delete_unseen(env, &provider, &handle).await?;
         await_noticed(&provider, &handle).await?;
-        assert_works(&provider).await
+        assert_works(&provider, &handle).await
     });
 }
 
@@ -109,6 +111,7 @@ fn test_k8s_watch_too_old_lists_again() {
         assert_eq!(proxy.disturb_watches("pods", WatchFault::Expire), 1, "one watch for all");
         delete_now(env, &handle).await?;
         await_worker(&provider, &handle, "gone", |s| s.phase == WorkerPhase::Gone).await?;
+        provider.destroy_worker(&handle).await?;
         let after_event = lists(proxy);
         assert!(after_event > before, "a watch that is told to be too old begins with a list");
         let next = provider.create_worker(&make_worker()).await?;
@@ -126,7 +129,7 @@ fn test_k8s_watch_too_old_lists_again() {
         listed.await?;
         delete_now(env, &next).await?;
         await_worker(&provider, &next, "gone", |s| s.phase == WorkerPhase::Gone).await?;
-        assert_works(&provider).await
+        assert_works(&provider, &next).await
     });
 }
 
