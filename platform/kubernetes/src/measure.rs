@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hodei_core::{failure::FailureCause, id::ProviderId};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use kube::{Client, client::Body};
 use tokio::time::Instant;
 
@@ -159,12 +159,17 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 #[error("the API server did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
 pub(crate) struct NoAnswer;
 
-/// The same client with each request timed, counted and limited in time, the watch's included.
+/// Who we are in the API server's audit log.
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("hodei-kubernetes/", env!("CARGO_PKG_VERSION")));
+
+/// The same client with each request signed, timed, counted and limited in time, the watch's included.
 pub(crate) fn instrument(client: Client, provider: &ProviderId, heard: Heard) -> Client {
     let namespace = client.default_namespace().to_owned();
     let provider = provider.clone();
-    let service = tower::service_fn(move |request: Request<Body>| {
+    let service = tower::service_fn(move |mut request: Request<Body>| {
         let client = client.clone();
+        request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
         let labels = Labels::of(&provider, &request);
         let heard = heard.clone();
         async move {
