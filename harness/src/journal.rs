@@ -70,6 +70,17 @@ pub enum Resource {
         /// Its name.
         name: String,
     },
+    /// An extended resource that a node was given: to be taken from it.
+    NodeResource {
+        /// Kubeconfig that reaches its cluster.
+        kubeconfig: PathBuf,
+        /// Context in it.
+        context: String,
+        /// The node's name.
+        name: String,
+        /// The resource's name.
+        resource: String,
+    },
     /// A process, known by the id of this entry in its environment.
     Process {
         /// The program, for a person.
@@ -93,6 +104,7 @@ impl Resource {
             Self::Container { name } => format!("container {name}"),
             Self::NodeDown { name, .. } => format!("stop of node {name}"),
             Self::NodeCordoned { name, .. } => format!("cordon of node {name}"),
+            Self::NodeResource { name, resource, .. } => format!("{resource} of node {name}"),
             Self::Process { program } => format!("process {program}"),
             Self::Directory { path } => format!("directory {}", path.display()),
         }

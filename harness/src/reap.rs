@@ -116,6 +116,13 @@ async fn remove(run: &RunDir, journal: &Journal, entry: &Entry) -> Reaped {
                 Err(error) => Err(error),
             }
         }
+        Resource::NodeResource { kubeconfig, context, name, resource } => {
+            match client(kubeconfig, context).await {
+                Ok(Some(client)) => node::set_resource(&client, name, resource, None).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
     };
     let removed = removed.and_then(|()| journal.mark(entry.id, State::Removed));
     Reaped { what: entry.resource.describe(), error: removed.err() }

@@ -24,6 +24,7 @@ pub(super) struct Disturbance {
     proxy: Option<ApiProxy>,
     stopped: Vec<(EntryId, String)>,
     cordoned: Vec<(EntryId, String)>,
+    given: Vec<(EntryId, String, String)>,
 }
 
 impl Disturbance {
@@ -136,6 +137,37 @@ impl CaseEnv {
         Ok(())
     }
 
+    /// Gives a node so many of an extended resource until [`Self::take_resource`] or the end of the
+    /// case. Its name has to be the case's own. Feature `node-control`.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn give_resource(&mut self, node: &str, resource: &str, count: u32) -> Result<()> {
+        let cluster = &self.environment.cluster;
+        let entry = self.journal.intend(Resource::NodeResource {
+            kubeconfig: cluster.kubeconfig.clone(),
+            context: cluster.context.clone(),
+            name: node.to_owned(),
+            resource: resource.to_owned(),
+        })?;
+        self.disturbance.given.push((entry, node.to_owned(), resource.to_owned()));
+        node::set_resource(&self.client, node, resource, Some(count)).await?;
+        self.journal.mark(entry, State::Created)
+    }
+
+    /// Takes an extended resource from a node that was given it.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn take_resource(&mut self, node: &str, resource: &str) -> Result<()> {
+        node::set_resource(&self.client, node, resource, None).await?;
+        let taken = |(_, on, what): &mut (EntryId, String, String)| on == node && what == resource;
+        for (entry, ..) in self.disturbance.given.extract_if(.., taken) {
+            self.journal.mark(entry, State::Removed)?;
+        }
+        Ok(())
+    }
+
     /// Asks for a pod of the case to be evicted, as a drain does.
     ///
     /// # Errors
@@ -186,6 +218,9 @@ impl CaseEnv {
         }
         for name in names(&self.disturbance.cordoned) {
             first = first.and(self.uncordon(&name).await);
+        }
+        for (_, node, resource) in self.disturbance.given.clone() {
+            first = first.and(self.take_resource(&node, &resource).await);
         }
         first
     }

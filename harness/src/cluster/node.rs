@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
@@ -22,6 +24,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(150);
 const API_DEADLINE: Duration = Duration::from_secs(120);
 /// The API server's process on its node.
 const API_SERVER: &str = "kube-apiserver";
+/// The leases of what has one leader.
+const LED: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 
 /// How a node goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,11 +108,32 @@ pub async fn set_schedulable(client: &Client, node: &str, schedulable: bool) -> 
     }
 }
 
-/// Kills the API server's process and waits until the one that the kubelet starts in its place is
-/// ready.
+/// Gives a node so many of an extended resource, as a device plug-in would, or takes it from the
+/// node; one that is gone has none.
 ///
 /// # Errors
-/// There is none to kill, or none is ready within two minutes.
+/// The API server refuses.
+pub async fn set_resource(
+    client: &Client,
+    node: &str,
+    resource: &str,
+    count: Option<u32>,
+) -> Result<()> {
+    // The kubelet carries capacity on to allocatable, but takes none away from there.
+    let amount = json!({resource: count.map(|count| count.to_string())});
+    let change = json!({"status": {"capacity": amount, "allocatable": amount}});
+    let nodes = Api::<Node>::all(client.clone());
+    match nodes.patch_status(node, &PatchParams::default(), &Patch::Merge(change)).await {
+        Err(kube::Error::Api(status)) if count.is_none() && status.is_not_found() => Ok(()),
+        other => other.map(drop).infrastructure("set", format!("{resource} of node {node}")),
+    }
+}
+
+/// Kills the API server's process and waits until the one that the kubelet starts in its place is
+/// ready, and scheduler and controllers, which end when they lose it, work again.
+///
+/// # Errors
+/// There is none to kill, or it is not so within two minutes.
 pub async fn restart_api_server(cluster: &KindCluster) -> Result<()> {
     let subject = || format!("the API server of {}", cluster.name);
     let class = FailureClass::Infrastructure;
@@ -129,6 +154,28 @@ pub async fn restart_api_server(cluster: &KindCluster) -> Result<()> {
             Ok(_) => Observed::Ready(()),
             Err(error) => Observed::NotYet(error.to_string()),
         })
+    })
+    .await?;
+    await_led(&client, Timestamp::now()).await
+}
+
+/// Waits until each part of the control plane that has one leader has said since a moment that it
+/// leads.
+async fn await_led(client: &Client, since: Timestamp) -> Result<()> {
+    let leases = Api::<Lease>::namespaced(client.clone(), "kube-system");
+    let what = "scheduler and controllers to work";
+    await_class(FailureClass::Infrastructure, what, API_DEADLINE, async || {
+        for name in LED {
+            let lease = match leases.get(name).await {
+                Ok(lease) => lease.spec.unwrap_or_default(),
+                Err(error) => return Ok(Observed::NotYet(error.to_string())),
+            };
+            let renewed = lease.renew_time.map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+            if renewed < since {
+                return Ok(Observed::NotYet(format!("{name} said so last at {renewed}")));
+            }
+        }
+        Ok(Observed::Ready(()))
     })
     .await
 }

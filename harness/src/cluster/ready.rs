@@ -4,6 +4,7 @@
 //! After a restart of the engine the API server first tells how things stood before it. So what
 //! counts as serving is a CoreDNS container that was started after its node was.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -48,10 +49,10 @@ pub async fn client(cluster: &KindCluster) -> Result<kube::Client> {
 /// It does not within its deadline; the error says what was missing last.
 pub async fn await_ready(cluster: &KindCluster, stage: &Stage) -> Result<()> {
     let client = client(cluster).await?;
-    let since = nodes_started(cluster, stage).await?;
+    let started = nodes_started(cluster, stage).await?;
     Wait::infrastructure(format!("cluster {} to be ready", cluster.name), READY_DEADLINE)
         .until(stage, async || {
-            Ok(match missing(&client, cluster.nodes.len(), since).await {
+            Ok(match missing(&client, cluster.nodes.len(), &started).await {
                 Ok(None) => Observed::Ready(()),
                 Ok(Some(what)) => Observed::NotYet(what),
                 Err(error) => Observed::NotYet(format!("the API server says: {error}")),
@@ -60,19 +61,28 @@ pub async fn await_ready(cluster: &KindCluster, stage: &Stage) -> Result<()> {
         .await
 }
 
-/// When the node that started last did.
-async fn nodes_started(cluster: &KindCluster, stage: &Stage) -> Result<Timestamp> {
-    let inspect = docker(["inspect", "--format", "{{.State.StartedAt}}"]).args(&cluster.nodes);
+/// When each node was started last.
+type Starts = BTreeMap<String, Timestamp>;
+
+async fn nodes_started(cluster: &KindCluster, stage: &Stage) -> Result<Starts> {
+    let format = "{{.Name}} {{.State.StartedAt}}";
+    let inspect = docker(["inspect", "--format", format]).args(&cluster.nodes);
     let subject = format!("the nodes of {}", cluster.name);
     let output = inspect.run(stage).await.infrastructure("inspect", subject)?;
-    let started = output.stdout.lines().filter_map(|line| line.trim().parse().ok());
-    Ok(started.max().unwrap_or(Timestamp::UNIX_EPOCH))
+    Ok(read_starts(&output.stdout))
+}
+
+fn read_starts(said: &str) -> Starts {
+    let lines = said.lines().filter_map(|line| line.trim().split_once(' '));
+    let starts = lines.filter_map(|(name, at)| Some((name, at.parse().ok()?)));
+    // The engine's names begin with a slash.
+    starts.map(|(name, at)| (name.trim_start_matches('/').to_owned(), at)).collect()
 }
 
 async fn missing(
     client: &kube::Client,
     nodes_wanted: usize,
-    since: Timestamp,
+    started: &Starts,
 ) -> kube::Result<Option<String>> {
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
     let unready: Vec<String> = nodes
@@ -88,7 +98,7 @@ async fn missing(
     }
     let dns = ListParams::default().labels("k8s-app=kube-dns");
     let pods = Api::<Pod>::namespaced(client.clone(), "kube-system").list(&dns).await?;
-    if !pods.iter().any(|pod| serves_since(pod, since)) {
+    if !pods.iter().any(|pod| serves(pod, started)) {
         return Ok(Some("no CoreDNS pod serves since its node was started".into()));
     }
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
@@ -98,12 +108,15 @@ async fn missing(
     })
 }
 
-fn serves_since(pod: &Pod, since: Timestamp) -> bool {
+/// Whether a container of the pod was started after its node was, and is ready.
+fn serves(pod: &Pod, started: &Starts) -> bool {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+    let Some(since) = node.and_then(|node| started.get(node)) else { return false };
     let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     containers.into_iter().flatten().any(|container| {
         let running = container.state.as_ref().and_then(|state| state.running.as_ref());
         let started = running.and_then(|running| running.started_at.as_ref());
-        container.ready && started.is_some_and(|started| started.0 >= since)
+        container.ready && started.is_some_and(|started| started.0 >= *since)
     })
 }
 
@@ -158,17 +171,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_from_before_the_restart_does_not_serve() {
+    fn a_container_from_before_its_nodes_restart_does_not_serve() {
         let pod: Pod = serde_json::from_value(serde_json::json!({
+            "spec": {"nodeName": "a", "containers": []},
             "status": {"containerStatuses": [{
                 "name": "coredns", "image": "x", "imageID": "y", "ready": true, "restartCount": 0,
                 "state": {"running": {"startedAt": "2026-01-01T00:00:10Z"}},
             }]},
         }))
         .unwrap();
-        let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        assert!(serves_since(&pod, at("2026-01-01T00:00:05.5Z")));
-        assert!(!serves_since(&pod, at("2026-01-01T00:00:15Z")));
-        assert!(!serves_since(&Pod::default(), Timestamp::UNIX_EPOCH));
+        let (early, late) = ("2026-01-01T00:00:05.5Z", "2026-01-01T00:00:15Z");
+        assert!(serves(&pod, &read_starts(&format!("/a {early}\n/b {early}\n"))));
+        assert!(!serves(&pod, &read_starts(&format!("/a {late}\n/b {early}\n"))));
+        assert!(serves(&pod, &read_starts(&format!("/a {early}\n/b {late}\n"))), "another node");
+        assert!(!serves(&pod, &Starts::new()));
     }
 }

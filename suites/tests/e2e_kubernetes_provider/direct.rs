@@ -49,6 +49,26 @@ pub(crate) async fn connect_as(
     Ok(KubernetesProvider::connect(name.parse()?, config).await?)
 }
 
+/// A provider that may list the nodes, as soon as the API server knows of the permission.
+pub(crate) async fn connect_with_nodes(
+    env: &mut CaseEnv,
+    overrides: Value,
+) -> Result<KubernetesProvider> {
+    env.allow_nodes().await?;
+    let what = "the nodes to be seen";
+    let connected = await_until(what, WORKER_DEADLINE, async || {
+        let provider = match connect_as(env, "direct", overrides.clone()).await {
+            Ok(provider) => provider,
+            Err(error) => return Ok(Observed::NotYet(error.to_string())),
+        };
+        Ok(match provider.capabilities().await {
+            Ok(offer) if offer.nodes.is_some() => Observed::Ready(provider),
+            other => Observed::NotYet(format!("{other:?}")),
+        })
+    });
+    Ok(connected.await?)
+}
+
 /// A provider whose workers run the script of [`make_script`] in place of the agent, for ends that
 /// the agent does not have. All else of the pod is the provider's own.
 pub(crate) async fn connect_stand_in(

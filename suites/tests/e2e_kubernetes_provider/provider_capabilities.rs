@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{LimitRange, Node, ResourceQuota};
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::direct::{WORKER_DEADLINE, await_running, connect, make_worker};
+use crate::direct::{WORKER_DEADLINE, await_running, connect, connect_with_nodes, make_worker};
 
 /// What was measured may be used again for a minute.
 const FRESH_DEADLINE: Duration = Duration::from_secs(75);
@@ -57,20 +57,6 @@ async fn read_truth(env: &CaseEnv) -> Result<Truth> {
     })
 }
 
-/// A provider that may list the nodes, as soon as the API server knows of the permission.
-async fn connect_with_nodes(env: &mut CaseEnv) -> Result<KubernetesProvider> {
-    env.allow_nodes().await?;
-    let what = "the nodes to be seen";
-    let connected = await_until(what, WORKER_DEADLINE, async || {
-        let Ok(provider) = connect(env).await else { return Ok(Observed::NotYet("none".into())) };
-        Ok(match provider.capabilities().await {
-            Ok(offer) if !offer.architectures.is_empty() => Observed::Ready(provider),
-            other => Observed::NotYet(format!("{other:?}")),
-        })
-    });
-    Ok(connected.await?)
-}
-
 /// Waits until a provider offers what is wanted.
 async fn await_offer(
     what: &str,
@@ -110,7 +96,7 @@ fn test_k8s_capabilities_are_the_truth() {
     let options = CaseOptions::cluster_only().pod_quota(9);
     run_case_with("lifecycle.capabilities", options, async |env| {
         let truth = read_truth(env).await?;
-        let provider = connect_with_nodes(env).await?;
+        let provider = connect_with_nodes(env, json!({})).await?;
         let offer = provider.capabilities().await?;
         assert_eq!(offer.max_cpu_millis, Some(truth.cpu_millis));
         assert_eq!(offer.max_memory_bytes, Some(truth.memory_bytes));
@@ -167,7 +153,7 @@ fn test_k8s_what_cannot_fit_is_refused() {
     run_case_with("lifecycle.can-fulfill", CaseOptions::cluster_only(), async |env| {
         let truth = read_truth(env).await?;
         let (cpu, memory) = (truth.cpu_millis, truth.memory_bytes);
-        let provider = connect_with_nodes(env).await?;
+        let provider = connect_with_nodes(env, json!({})).await?;
         let with_architecture = |name: &str| Requirements {
             architecture: Some(name.to_owned()),
             ..Requirements::default()
