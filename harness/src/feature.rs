@@ -17,8 +17,6 @@ pub enum Feature {
     AuditLog,
     /// A case can have a proxy in front of the Kubernetes API.
     FaultProxy,
-    /// A GPU that pods can ask for.
-    Gpu,
     /// More than one node, so that one can go and work move to another.
     MultiNode,
     /// Network policies are enforced.
@@ -35,7 +33,6 @@ impl Feature {
         match self {
             Self::AuditLog => "audit-log",
             Self::FaultProxy => "fault-proxy",
-            Self::Gpu => "gpu",
             Self::MultiNode => "multi-node",
             Self::NetworkPolicy => "network-policy",
             Self::NodeControl => "node-control",
@@ -47,7 +44,6 @@ impl Feature {
         match self {
             Self::MultiNode => "`hodei-e2e run --nodes 2`, or `make e2e-extended`",
             Self::AuditLog | Self::FaultProxy | Self::NodeControl => "a Kind cluster of this tool",
-            Self::Gpu => "a cluster with GPU nodes",
             Self::NetworkPolicy => "a cluster whose network enforces policies",
         }
     }

@@ -42,6 +42,8 @@ struct Asked {
 async fn count_requests(env: &CaseEnv, since: Timestamp) -> Result<Asked> {
     let mut asked = Asked::default();
     for request in env.api_requests(since).await? {
+        let agent = &request.user_agent;
+        assert!(agent.starts_with("hodei-kubernetes/"), "{agent:?} does not say who asks");
         let watched = matches!(request.verb.as_str(), "list" | "watch")
             && SHARED.contains(&request.resource.as_str());
         let resource = match request.subresource.as_str() {
