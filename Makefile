@@ -39,8 +39,10 @@ bench: ## Compare a Hodei job with a bare pod of the same image, in one run on o
 	$(E2E) bench $(ARGS)
 
 .PHONY: docs
-docs: ## API documentation of all crates, in target/doc
+docs: ## API documentation of all crates, in target/doc; docs/conformance.md from the catalogue
 	$(CARGO) doc --workspace --no-deps --quiet
+	$(E2E) list --output markdown > target/conformance.md
+	cp target/conformance.md docs/conformance.md
 	@echo 'target/doc/hodei_core/index.html'
 
 .PHONY: doctor

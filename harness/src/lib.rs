@@ -37,6 +37,7 @@ pub mod audit;
 pub mod bench;
 pub mod case;
 pub mod catalogue;
+pub mod conformance;
 pub mod environment;
 pub mod feature;
 pub mod host_route;

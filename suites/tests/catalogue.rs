@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use hodei_harness::catalogue::{Catalogue, EXCLUSIVE_MARK};
+use hodei_harness::conformance;
 
 /// One test, as its source has it.
 struct Source {
@@ -71,4 +72,13 @@ fn nextest_runs_exclusive_cases_alone() {
          threads-required = \"num-test-threads\"\n"
     );
     assert!(text.contains(&wanted), "{text}");
+}
+
+#[test]
+fn the_document_says_what_the_catalogue_says() {
+    let catalogue = Catalogue::parse(hodei_suites::CATALOGUE).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
+    let document = std::fs::read_to_string(path).unwrap_or_default();
+    let wanted = conformance::to_markdown(&catalogue.cases.iter().collect::<Vec<_>>());
+    assert!(document == wanted, "docs/conformance.md is not what the catalogue says: `make docs`");
 }

@@ -4,6 +4,7 @@ mod bench;
 mod bootstrap;
 mod doctor;
 mod down;
+mod list;
 mod pristine;
 mod reap;
 mod run;
@@ -50,6 +51,8 @@ enum Command {
     Tools(tools::Args),
     /// Run the cases, bringing up what is missing, and write a verdict
     Run(run::Args),
+    /// Say which cases there are
+    List(list::Args),
     /// Remove what runs left whose process is gone
     Reap(reap::Args),
     /// Compare a Hodei job with a bare pod of the same image
@@ -105,6 +108,7 @@ async fn dispatch(command: Command, progress: Progress) -> Result<u8> {
         Command::Bench(args) => bench::run(args, &context).await,
         Command::Doctor(args) => doctor::run(args, &context).await,
         Command::Run(args) => run::run(args, &context).await,
+        Command::List(args) => list::run(args, &context),
         Command::Reap(args) => reap::run(args, &context).await,
         Command::Down(args) => down::run(args, &context).await,
         Command::Pristine(args) => pristine::run(args, &context).await,
@@ -144,6 +148,7 @@ mod tests {
             "down --cluster mine",
             "run --cluster-name mine --nodes 2 --profile all",
             "run --profile extended --layer lifecycle",
+            "list --layer full-job --output markdown",
         ] {
             let words = std::iter::once("hodei-e2e").chain(good.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{good}");
