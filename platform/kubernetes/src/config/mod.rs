@@ -71,7 +71,8 @@ pub struct KubernetesConfig {
     /// Seconds a worker may stay without a node, and then without a running container, until it
     /// counts as failed.
     pub startup_timeout_seconds: u32,
-    /// Seconds a finished worker is kept for inspection; the server's sweeper acts on it.
+    /// Seconds a finished worker is to be kept for inspection. Nothing acts on it yet: a worker is removed
+    /// as soon as it has finished.
     pub ttl_seconds_after_finished: Option<u32>,
     /// Seconds after the grace period until a pod that is still there is deleted by force, for lost
     /// nodes.
