@@ -299,6 +299,12 @@ pub trait WorkerProvider: Send + Sync + 'static {
     /// measurements of late.
     fn estimated_startup_time(&self, image: Option<&str>) -> StartupEstimate;
 
+    /// How long a worker that has done its work is kept for somebody to look at; it takes no room of a
+    /// quota then. `None` removes it at once.
+    fn keeps_finished(&self) -> Option<Duration> {
+        None
+    }
+
     /// Changes from now on. A slow subscriber gets [`ProviderEvent::Resynced`] for what it missed.
     fn subscribe(&self) -> BoxStream<'static, ProviderEvent>;
 }

@@ -258,6 +258,10 @@ impl WorkerProvider for KubernetesProvider {
         self.startups.estimate(image.unwrap_or(&self.config.image))
     }
 
+    fn keeps_finished(&self) -> Option<Duration> {
+        self.config.ttl_seconds_after_finished.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
     fn subscribe(&self) -> BoxStream<'static, ProviderEvent> {
         self.watch.subscribe()
     }

@@ -148,7 +148,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         variable: "HODEI_K8S_TTL_SECONDS_AFTER_FINISHED",
         field: "ttl_seconds_after_finished",
-        form: "seconds; not acted on yet",
+        form: "seconds",
         read: |config, text| {
             config.ttl_seconds_after_finished = Some(seconds(text)?);
             Ok(())

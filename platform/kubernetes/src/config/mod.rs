@@ -71,8 +71,8 @@ pub struct KubernetesConfig {
     /// Seconds a worker may stay without a node, and then without a running container, until it
     /// counts as failed.
     pub startup_timeout_seconds: u32,
-    /// Seconds a finished worker is to be kept for inspection. Nothing acts on it yet: a worker is removed
-    /// as soon as it has finished.
+    /// Seconds a worker whose job has ended with a result is kept for inspection. `None` removes it at
+    /// once, as every other worker is.
     pub ttl_seconds_after_finished: Option<u32>,
     /// Seconds after the grace period until a pod that is still there is deleted by force, for lost
     /// nodes.

@@ -52,7 +52,8 @@ pub(super) async fn run(app: Arc<App>) {
 async fn destroy(app: &App, worker: &WorkerRow) {
     let id = worker.id;
     let problem = match try_destroy(app, worker).await {
-        Ok(()) => match terminated(app, worker).await {
+        Ok(Destroyed::Kept) => return,
+        Ok(Destroyed::Gone) => match terminated(app, worker).await {
             Ok(()) => {
                 tracing::info!(worker_id = %id, "destroyed");
                 return;
@@ -66,16 +67,27 @@ async fn destroy(app: &App, worker: &WorkerRow) {
     tracing::warn!(worker_id = %id, tries, problem, "a worker could not be destroyed; trying again");
 }
 
-async fn try_destroy(app: &App, worker: &WorkerRow) -> Result<(), String> {
+enum Destroyed {
+    Gone,
+    /// It stays for somebody to look at; its time comes.
+    Kept,
+}
+
+async fn try_destroy(app: &App, worker: &WorkerRow) -> Result<Destroyed, String> {
     let provider = worker.provider_id().map_err(|error| error.to_string())?;
     let entry = app.registry.get(&provider);
     let entry = entry.ok_or_else(|| format!("provider {provider} is not connected"))?;
+    if let Some(period) = entry.provider.keeps_finished()
+        && app.store.keep_finished(worker.id, period).await.map_err(|error| error.to_string())?
+    {
+        return Ok(Destroyed::Kept);
+    }
     let destroyed = match worker.handle() {
         Some(handle) => timeout(DESTROY_TIMEOUT, entry.provider.destroy_worker(&handle)).await,
         None => timeout(DESTROY_TIMEOUT, entry.provider.destroy_unknown(worker.id)).await,
     };
     match destroyed {
-        Ok(result) => result.map_err(|error| error.to_string()),
+        Ok(result) => result.map(|()| Destroyed::Gone).map_err(|error| error.to_string()),
         Err(_) => Err(format!("not confirmed within {DESTROY_TIMEOUT:?}")),
     }
 }

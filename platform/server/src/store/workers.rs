@@ -190,6 +190,25 @@ impl Store {
         .collect()
     }
 
+    /// Puts the destruction of a worker off until its attempt has been over for `period`; `false` where
+    /// that is so already, or the attempt had no result.
+    pub(crate) async fn keep_finished(
+        &self,
+        worker: WorkerId,
+        period: Duration,
+    ) -> Result<bool, StoreError> {
+        let kept = sqlx::query(
+            "UPDATE workers w SET destroy_after = a.finished_at + make_interval(secs => $2)
+             FROM attempts a WHERE w.id = $1 AND a.worker_id = w.id AND a.state = 'finished'
+               AND a.finished_at + make_interval(secs => $2) > now()",
+        )
+        .bind(worker.as_uuid())
+        .bind(period.as_secs_f64())
+        .execute(&self.pool)
+        .await?;
+        Ok(kept.rows_affected() > 0)
+    }
+
     /// The provider confirmed that nothing is left. The queue is woken: there is room again.
     pub(crate) async fn worker_terminated(&self, worker: WorkerId) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;

@@ -1,5 +1,7 @@
 //! A job's whole way: submitted, run by a scripted agent over gRPC, finished, cleared up.
 
+use std::time::Duration;
+
 use hodei_core::{id::JobId, spec::JobSpec};
 use hodei_proto::v1::{
     CancelJobRequest, GetJobRequest, Job, JobState, attempt_outcome::How, server_message::Message,
@@ -59,6 +61,33 @@ async fn a_job_runs_from_submission_to_clean_up() {
         let line = logged.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "a secret was logged: {line:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_worker_is_kept_for_as_long_as_its_provider_says() {
+    let mut server = Running::start(&[]).await;
+    *server.world.kept.lock().unwrap() = Some(Duration::from_millis(1500));
+    let id = server.submit(&JobSpec::command(["true"])).await;
+    let worker = server.next_worker().await;
+    let mut agent = Agent::register(&server, &worker).await;
+    let (mut link, attempt) = agent.take_work().await;
+    link.start(&attempt).await;
+    link.end(&attempt, How::ExitCode(0), 0).await;
+    assert!(link.await_result_ack().await);
+    server.await_job(id, JobState::Succeeded).await;
+    // One that had no result is not kept.
+    let lost = server.submit(&JobSpec::command(["true"])).await;
+    let other = server.next_worker().await;
+    cancel(&server, lost).await;
+    server.await_cleared().await;
+    assert_eq!(*server.world.destroyed.lock().unwrap(), [other.worker, worker.worker]);
+    let row = sqlx::query(
+        "SELECT extract(epoch FROM w.terminated_at - a.finished_at)::float8 AS kept
+         FROM workers w JOIN attempts a ON a.worker_id = w.id WHERE a.state = 'finished'",
+    );
+    let row = row.fetch_one(&server.server.app.store.pool).await.unwrap();
+    let kept: f64 = row.get("kept");
+    assert!(kept >= 1.5, "it was kept for {kept} s only");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -31,6 +32,8 @@ pub(super) struct World {
     pub(super) unhealthy: Mutex<Option<Unhealthy>>,
     /// Why there is no room now.
     pub(super) full: Mutex<Option<String>>,
+    /// How long finished workers are kept.
+    pub(super) kept: Mutex<Option<Duration>>,
     pub(super) discarded: Mutex<Vec<WorkerId>>,
     pub(super) destroyed: Mutex<Vec<WorkerId>>,
 }
@@ -46,6 +49,7 @@ impl World {
             events: broadcast::Sender::new(1000),
             unhealthy: Mutex::default(),
             full: Mutex::default(),
+            kept: Mutex::default(),
             discarded: Mutex::default(),
             destroyed: Mutex::default(),
         };
@@ -167,7 +171,7 @@ impl WorkerProvider for FakeProvider {
             created_at: None,
             waiting_for: None,
         });
-        Ok(WorkerStatus { observed, staleness: Staleness(std::time::Duration::ZERO) })
+        Ok(WorkerStatus { observed, staleness: Staleness(Duration::ZERO) })
     }
 
     async fn destroy_worker(&self, handle: &WorkerHandle) -> Result<(), ProviderError> {
@@ -214,6 +218,10 @@ impl WorkerProvider for FakeProvider {
 
     fn estimated_startup_time(&self, _image: Option<&str>) -> StartupEstimate {
         StartupEstimate::default()
+    }
+
+    fn keeps_finished(&self) -> Option<Duration> {
+        *self.world.kept.lock().unwrap()
     }
 
     fn subscribe(&self) -> BoxStream<'static, ProviderEvent> {
