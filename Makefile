@@ -11,20 +11,31 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-17s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: e2e
 e2e: ## Engine, Kind cluster, images, Postgres, server; every suite on the real provider; report; clean-up
 	$(E2E) run $(ARGS)
 
 .PHONY: e2e-extended
-e2e-extended: ## Core and extended cases on a cluster of two nodes
-	$(E2E) run --nodes 2 --profile all $(ARGS)
+e2e-extended: ## Core and extended cases on a cluster of two nodes that enforces network policies
+	$(E2E) run --nodes 2 --features network-policy --profile all $(ARGS)
 
 .PHONY: test
 test: ## Every test that needs no cluster
 	$(E2E) tools postgres
 	$(CARGO) test --workspace --quiet
+
+.PHONY: report-screenshot
+report-screenshot: ## The page of a report in a real browser, at a desk's width and a telephone's, light and dark
+	$(E2E) tools browser
+	$(CARGO) test --package hodei-harness --test report_page -- --ignored
+	@echo 'target/tmp/report-page/*.png'
+
+.PHONY: fuzz
+fuzz: ## Properties of everything that parses outside input, PROPTEST_CASES (100000) inputs each
+	$(E2E) tools postgres
+	scripts/fuzz.sh $(ARGS)
 
 .PHONY: lint
 lint: ## Formatting, clippy with warnings as errors, documentation, shell scripts
@@ -33,6 +44,10 @@ lint: ## Formatting, clippy with warnings as errors, documentation, shell script
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
 	shellcheck $$(git ls-files '*.sh') .ci/run
+
+.PHONY: selftest
+selftest: ## Break the promise of each core case, in a copy, and see each case go red for it
+	$(E2E) selftest $(ARGS)
 
 .PHONY: bench
 bench: ## Compare a Hodei job with a bare pod of the same image, in one run on one cluster

@@ -1,7 +1,13 @@
 //! From a bare machine to a cluster with the worker image on it: each step checks what is there
 //! and does the rest, so a second pass over a machine that is ready takes seconds.
 
+mod forecast;
+
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+
+pub use forecast::{Forecast, Standing, Step, forecast};
 
 use crate::cluster::config::ClusterSpec;
 use crate::cluster::{self, KindCluster};
@@ -13,7 +19,10 @@ use crate::doctor::{
 use crate::engine::{self, Consent, Engine, docker, install, oci};
 use crate::failure::Result;
 use crate::lock::Lock;
-use crate::node_image::{Builder, NodeImage, Source, SourceChoice};
+use crate::node_image::choice::KubernetesChoice;
+use crate::node_image::{
+    Builder, NodeImage, PodNetwork, Source, SourceChoice, is_of_another_release,
+};
 use crate::paths::Paths;
 use crate::postgres_image::{PostgresImage, postgres_image};
 use crate::privilege::Privilege;
@@ -22,6 +31,9 @@ use crate::record::{Action, Record};
 use crate::tools::{self, Tools};
 use crate::versions::Versions;
 use crate::worker_image::{self, WorkerImage};
+
+/// What mmdebstrap verifies Debian's packages by. Debian has it, Ubuntu has it not from the start.
+const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What to bring up.
 #[derive(Debug, Clone)]
@@ -34,6 +46,11 @@ pub struct BootstrapOptions {
     pub recreate: bool,
     /// Where the node image comes from.
     pub node_image_source: SourceChoice,
+    /// What is asked of its network; `None`: what was asked of the cluster, as long as the image that
+    /// takes is there.
+    pub network: Option<PodNetwork>,
+    /// The Kubernetes release; `None`: that of the cluster, or the default for a new one.
+    pub kubernetes: Option<KubernetesChoice>,
     /// How many nodes, 1 to 5; `None`: as many as the cluster has, or one for a new one.
     pub nodes: Option<u8>,
 }
@@ -45,8 +62,56 @@ impl Default for BootstrapOptions {
             cluster_name: cluster::name_from_environment(),
             recreate: false,
             node_image_source: SourceChoice::Auto,
+            network: None,
+            kubernetes: None,
             nodes: None,
         }
+    }
+}
+
+impl BootstrapOptions {
+    /// How many nodes the cluster will have.
+    ///
+    /// # Errors
+    /// What was written down of it cannot be read.
+    pub fn wanted_nodes(&self, paths: &Paths) -> Result<u8> {
+        let recorded = cluster::recorded_nodes(paths, &self.cluster_name)?;
+        Ok(self.nodes.or(recorded).unwrap_or(1))
+    }
+
+    /// What its network will be asked for. The image that enforces policies is built only for who
+    /// asks for it.
+    async fn wanted_network(
+        &self,
+        builder: &Builder<'_>,
+        source: Source,
+        stage: &Stage,
+    ) -> Result<PodNetwork> {
+        let recorded = cluster::recorded_network(builder.paths, &self.cluster_name)?;
+        let network = self.network.or(recorded).unwrap_or_default();
+        if self.network.is_none() && network == PodNetwork::Policy {
+            let image = builder.wanted_node_image(source, network)?;
+            if builder.engine.image_id(&image.reference, stage).await?.is_none() {
+                return Ok(PodNetwork::Plain);
+            }
+        }
+        Ok(network)
+    }
+
+    /// Which Kubernetes release the cluster will have.
+    ///
+    /// # Errors
+    /// What was written down of it cannot be read.
+    pub fn wanted_kubernetes(
+        &self,
+        paths: &Paths,
+        versions: &Versions,
+    ) -> Result<KubernetesChoice> {
+        if let Some(choice) = &self.kubernetes {
+            return Ok(choice.clone());
+        }
+        let recorded = cluster::recorded_kubernetes(paths, &self.cluster_name)?;
+        KubernetesChoice::unasked(recorded.as_deref(), versions)
     }
 }
 
@@ -59,6 +124,9 @@ pub struct Bootstrapped {
     pub tools: Tools,
     /// What its nodes are made of.
     pub node_image: NodeImage,
+    /// What was asked of its network.
+    #[serde(default)]
+    pub network: PodNetwork,
     /// The cluster.
     pub cluster: KindCluster,
     /// The worker image on its nodes.
@@ -77,6 +145,8 @@ pub async fn bootstrap(
     progress: &Progress,
 ) -> Result<Bootstrapped> {
     let versions = Versions::load()?;
+    let choice = options.wanted_kubernetes(paths, &versions)?;
+    let asked = choice.source(options.node_image_source, &versions)?;
     doctor::examine_quickly(paths).require()?;
     let quiet = progress.unlisted();
     let _lock = Lock::acquire(paths, progress, &quiet).await?;
@@ -92,19 +162,21 @@ pub async fn bootstrap(
         .stage("kind", async |stage| tools::ensure_kind(paths, &versions, &go, &stage).await)
         .await?;
     let privilege = Privilege::detect(&quiet).await;
-    let builder = Builder { paths, versions: &versions, engine: &engine, go: &go, privilege };
-    let source = builder.source(options.node_image_source, &quiet).await?;
+    let (versions, kubernetes) = (&versions, &choice.release);
+    let builder = Builder { paths, versions, kubernetes, engine: &engine, go: &go, privilege };
+    let source = builder.source(asked, &quiet).await?;
+    let network = options.wanted_network(&builder, source, &quiet).await?;
     let node_image = progress
         .stage("node image", async |stage| {
             if source == Source::Packages {
                 need_mmdebstrap(&builder, &mut record, &stage).await?;
             }
-            builder.node_image(source, &mut record, &stage).await
+            builder.node_image(source, network, &mut record, &stage).await
         })
         .await?;
     let cluster = progress
         .stage("cluster", async |stage| {
-            let spec = cluster_spec(&builder, options, &node_image, &stage).await?;
+            let spec = cluster_spec(&builder, options, &node_image, network, &stage).await?;
             cluster::ensure(paths, &kind, &spec, options.recreate, &mut record, &stage).await
         })
         .await?;
@@ -119,12 +191,12 @@ pub async fn bootstrap(
         })
         .await?;
     let nextest = progress
-        .stage("nextest", async |stage| tools::ensure_nextest(paths, &versions, &stage).await)
+        .stage("nextest", async |stage| tools::ensure_nextest(paths, versions, &stage).await)
         .await?;
     let kept = [&node_image.reference, &worker_image.reference, &postgres_image.reference()];
-    prune_superseded(&kept.map(String::as_str), &mut record, &quiet).await?;
+    prune_superseded(&kept.map(String::as_str), &builder, &mut record, &quiet).await?;
     let tools = Tools { kind, nextest };
-    Ok(Bootstrapped { engine, tools, node_image, cluster, worker_image, postgres_image })
+    Ok(Bootstrapped { engine, tools, node_image, network, cluster, worker_image, postgres_image })
 }
 
 /// Writes down the parts of the cache that are not there yet. The directory itself may be a
@@ -137,9 +209,17 @@ fn note_caches(paths: &Paths, record: &mut Record) -> Result<()> {
 }
 
 /// Removes the images that newer ones of this tool have taken the place of. One that is still
-/// in use stays, and stays recorded.
-async fn prune_superseded(kept: &[&str], record: &mut Record, stage: &Stage) -> Result<()> {
+/// in use stays, and stays recorded; so does the node image of another Kubernetes release.
+async fn prune_superseded(
+    kept: &[&str],
+    builder: &Builder<'_>,
+    record: &mut Record,
+    stage: &Stage,
+) -> Result<()> {
     for old in superseded(kept, record) {
+        if is_of_another_release(&old, builder.kubernetes, builder.versions) {
+            continue;
+        }
         if docker(["image", "rm", &old]).run(stage).await.is_ok() {
             record.forget(&Action::Image { reference: old })?;
         }
@@ -160,24 +240,33 @@ fn superseded(kept: &[&str], record: &Record) -> Vec<String> {
 }
 
 async fn need_mmdebstrap(builder: &Builder<'_>, record: &mut Record, stage: &Stage) -> Result<()> {
-    if which::which("mmdebstrap").is_ok() {
+    let mut missing = Vec::new();
+    if which::which("mmdebstrap").is_err() {
+        missing.push("mmdebstrap");
+    }
+    if which::which("apt-get").is_ok() && !Path::new(DEBIAN_KEYS).exists() {
+        missing.push("debian-archive-keyring");
+    }
+    if missing.is_empty() {
         return Ok(());
     }
-    install::packages(builder.paths, record, builder.privilege, &["mmdebstrap"], stage).await
+    install::packages(builder.paths, record, builder.privilege, &missing, stage).await
 }
 
 async fn cluster_spec(
     builder: &Builder<'_>,
     options: &BootstrapOptions,
     image: &NodeImage,
+    network: PodNetwork,
     stage: &Stage,
 ) -> Result<ClusterSpec> {
     let image_id = builder.engine.image_id(&image.reference, stage).await?.unwrap_or_default();
-    let recorded = cluster::recorded_nodes(builder.paths, &options.cluster_name)?;
     Ok(ClusterSpec {
-        nodes: options.nodes.or(recorded).unwrap_or(1),
+        network,
+        nodes: options.wanted_nodes(builder.paths)?,
         audit_directory: builder.paths.audit_directory(&options.cluster_name),
         name: options.cluster_name.clone(),
+        kubernetes: builder.kubernetes.minor().to_owned(),
         image: image.clone(),
         image_id,
         pod_subnet: builder.versions.pod_subnet.clone(),

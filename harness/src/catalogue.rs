@@ -2,12 +2,16 @@
 //!
 //! Data only. How cases are run is `runner`'s, what their outcomes mean is `verdict`'s.
 
+mod selection;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use selection::{SelectError, Selection};
 
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 use crate::feature::Feature;
@@ -87,8 +91,22 @@ pub enum Profile {
     Extended,
 }
 
+impl Profile {
+    /// The name used in the catalogue and in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Extended => "extended",
+        }
+    }
+}
+
 /// The part of a test's name by which nextest runs it alone (.config/nextest.toml).
 pub const EXCLUSIVE_MARK: &str = "_exclusive_";
+
+/// Ids that are suggested for an unknown one.
+const NEAREST: usize = 3;
 
 /// One promise, and the test that proves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +123,7 @@ pub struct Case {
     /// What the cluster must have.
     #[serde(default)]
     pub features: BTreeSet<Feature>,
-    /// Whether it disturbs the whole cluster, so that no other case may run beside it. The name
+    /// Whether it disturbs or fills the whole cluster, so that no other case may run beside it. The name
     /// of its test says so too: that is what nextest goes by.
     #[serde(default)]
     pub exclusive: bool,
@@ -133,17 +151,6 @@ pub struct Catalogue {
     /// The cases.
     #[serde(rename = "case")]
     pub cases: Vec<Case>,
-}
-
-/// Which cases are wanted; an empty list does not restrict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Of these layers.
-    pub layers: Vec<Layer>,
-    /// With these ids.
-    pub cases: Vec<String>,
-    /// Of these profiles.
-    pub profiles: Vec<Profile>,
 }
 
 impl Catalogue {
@@ -204,39 +211,26 @@ impl Catalogue {
     /// There is none; the error names close ones.
     pub fn case(&self, id: &str) -> Result<&Case> {
         self.cases.iter().find(|case| case.id == id).ok_or_else(|| {
-            let layer = id.split('.').next().unwrap_or_default();
-            let near: Vec<_> =
-                self.cases.iter().map(|c| c.id.as_str()).filter(|i| i.starts_with(layer)).collect();
             HarnessError::new(
                 FailureClass::Harness,
                 "find",
                 format!("case {id}"),
                 "it is not in the catalogue",
             )
-            .with_help(format!("add it to suites/catalogue.toml; there are: {}", near.join(", ")))
+            .with_help(format!(
+                "did you mean {}? `hodei-e2e list` has all; a new one goes into suites/catalogue.toml",
+                self.nearest(id).join(", ")
+            ))
         })
     }
 
-    /// The cases that a selection means, in order.
-    ///
-    /// # Errors
-    /// A case is asked for by an id that does not exist, or nothing is selected.
-    pub fn select(&self, selection: &Selection) -> Result<Vec<&Case>> {
-        for id in &selection.cases {
-            self.case(id)?;
-        }
-        let chosen: Vec<_> = self
-            .cases
-            .iter()
-            .filter(|case| selection.layers.is_empty() || selection.layers.contains(&case.layer))
-            .filter(|case| selection.cases.is_empty() || selection.cases.contains(&case.id))
-            .filter(|c| selection.profiles.is_empty() || selection.profiles.contains(&c.profile))
-            .collect();
-        if chosen.is_empty() {
-            let cause = "no case is in all of what was asked for";
-            return Err(HarnessError::new(FailureClass::Harness, "select", "cases", cause));
-        }
-        Ok(chosen)
+    /// The ids most like `id`, the likest first; at most [`NEAREST`].
+    pub(crate) fn nearest(&self, id: &str) -> Vec<&str> {
+        let likeness = |known: &str| strsim::jaro_winkler(known, id);
+        let mut near: Vec<_> = self.cases.iter().map(|case| case.id.as_str()).collect();
+        near.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+        near.truncate(NEAREST);
+        near
     }
 }
 
@@ -257,7 +251,7 @@ fn slug(id: &str) -> String {
 mod tests {
     use super::*;
 
-    const TWO: &str = r#"
+    pub(super) const TWO: &str = r#"
         [[case]]
         id = "infra.nodes"
         title = "Nodes are ready"
@@ -276,23 +270,11 @@ mod tests {
     "#;
 
     #[test]
-    fn a_selection_narrows_and_an_unknown_case_is_an_error() {
+    fn the_likest_ids_are_suggested_first() {
         let catalogue = Catalogue::parse(TWO).unwrap();
-        let ids = |selection: Selection| -> Vec<String> {
-            catalogue.select(&selection).unwrap().iter().map(|case| case.id.clone()).collect()
-        };
-        assert_eq!(ids(Selection::default()).len(), 2);
-        let layers = vec!["full_job".parse().unwrap()];
-        assert_eq!(ids(Selection { layers, ..Default::default() }), ["full-job.echo"]);
-        let wrong = Selection { cases: vec!["infra.node".into()], ..Default::default() };
-        let error = catalogue.select(&wrong).unwrap_err();
-        assert!(error.help.unwrap().contains("infra.nodes"));
-        let none = Selection {
-            cases: vec!["infra.nodes".into()],
-            profiles: vec![Profile::Extended],
-            ..Default::default()
-        };
-        assert!(catalogue.select(&none).is_err());
+        assert_eq!(catalogue.nearest("full-jobs.ecko"), ["full-job.echo", "infra.nodes"]);
+        assert_eq!(catalogue.nearest("nodes")[0], "infra.nodes");
+        assert_eq!(catalogue.nearest("").len(), 2);
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What `make test` and `make lint` need beside the toolchain: PostgreSQL's programs and shellcheck,
-//! from the distribution's packages, recorded so that `pristine` can take them back.
+//! What `make test`, `make lint` and `make report-screenshot` need beside the toolchain: PostgreSQL's
+//! programs, shellcheck and a browser, from the distribution's packages, recorded so that `pristine`
+//! can take them back.
 
 use std::path::Path;
 
@@ -23,13 +24,19 @@ pub enum CheckTool {
     Postgres,
     /// `shellcheck`, for `make lint`
     Shellcheck,
+    /// `chromium`, for `make report-screenshot`
+    Browser,
 }
+
+/// Names under which the browser that `make report-screenshot` drives is found.
+pub const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 impl CheckTool {
     fn is_there(self) -> bool {
         match self {
             Self::Postgres => postgres::local_programs_are_there(),
             Self::Shellcheck => which::which("shellcheck").is_ok(),
+            Self::Browser => BROWSERS.iter().any(|name| which::which(name).is_ok()),
         }
     }
 
@@ -37,6 +44,7 @@ impl CheckTool {
         match self {
             Self::Postgres => "postgresql",
             Self::Shellcheck => "shellcheck",
+            Self::Browser => "chromium",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Pieces of images: root file systems and compiled Go modules, each made once per hash of its
 //! inputs and kept in the cache, so that an interrupted build goes on where it stopped.
 
+mod edited;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,6 +87,12 @@ impl Go {
         Ok(Self { version, flags })
     }
 
+    /// A toolchain that only has a version.
+    #[cfg(test)]
+    pub(crate) fn imaginary() -> Self {
+        Self { version: "go1.0".into(), flags: String::new() }
+    }
+
     /// A `go` command with the caches of this tool, so that a user's stay untouched.
     #[must_use]
     pub fn command(&self, paths: &Paths) -> Command {
@@ -110,8 +118,47 @@ impl Go {
             .add("arch", std::env::consts::ARCH)
             .add("ldflags", &component.ldflags)
             .add("rename", format!("{:?}", component.rename))
-            .add_path(&module_directory(paths, &component.module))?;
+            .add_path(&module_directory(paths, component.directory()))?;
+        // Only where there are some, so that the pieces of the plain image keep their tags.
+        let inputs = match &component.edited {
+            Some(edited) => inputs.add("edited", format!("{edited:?}")),
+            None => inputs,
+        };
+        let inputs = match component.tags.as_str() {
+            "" => inputs,
+            tags => inputs.add("tags", tags),
+        };
         Ok(Component { name: component.module.clone(), tag: inputs.tag() })
+    }
+
+    /// Where the source of a module is that the one of `component` requires; downloaded if need be,
+    /// and verified by its go.sum.
+    ///
+    /// # Errors
+    /// The download failed, or the module is not required.
+    pub async fn source(
+        &self,
+        paths: &Paths,
+        component: &GoComponent,
+        module: &str,
+        stage: &Stage,
+    ) -> Result<PathBuf> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Module {
+            dir: PathBuf,
+        }
+        let subject = || format!("module {module}");
+        let download = self.command(paths).args(["mod", "download", "-json", module]);
+        let download = download.directory(module_directory(paths, &component.module));
+        let output =
+            download.run(stage).await.classify(FailureClass::Image, "download", subject())?;
+        let found: Module = serde_json::from_str(&output.stdout).classify(
+            FailureClass::Image,
+            "find",
+            subject(),
+        )?;
+        Ok(found.dir)
     }
 
     /// Compiles every tool of the module, statically; returns the directory of binaries.
@@ -127,7 +174,12 @@ impl Go {
         let piece = self.component(paths, component)?;
         piece
             .ensure(paths, stage, async |out| {
-                let module = module_directory(paths, &component.module);
+                let committed = module_directory(paths, component.directory());
+                let copy = match &component.edited {
+                    Some(edited) => Some(self.edit(paths, component, edited, stage).await?),
+                    None => None,
+                };
+                let module = copy.as_ref().map_or(committed, edited::Copy::module);
                 let list = self.command(paths).args(["list", "-f", "{{.ImportPath}}", "tool"]);
                 let tools = list.directory(&module).run(stage).await.classify(
                     FailureClass::Image,
@@ -145,7 +197,8 @@ impl Go {
                     stage.line(&format!("compiling {} {name}", component.module));
                     let build = self
                         .command(paths)
-                        .args(["build", "-trimpath", "-ldflags", ldflags.trim(), "-o"])
+                        .args(["build", "-trimpath", "-ldflags", ldflags.trim()])
+                        .args(["-tags", &component.tags, "-o"])
                         .arg(format!("{}/", out.display()))
                         .arg(package);
                     let subject = format!("{package} (from {})", component.module);
@@ -168,8 +221,8 @@ impl Go {
     }
 }
 
-fn module_directory(paths: &Paths, module: &str) -> PathBuf {
-    paths.workspace().join("deploy/kind/node-image").join(module)
+fn module_directory(paths: &Paths, directory: &str) -> PathBuf {
+    paths.workspace().join("deploy/kind/node-image").join(directory)
 }
 
 /// A Debian root file system made by mmdebstrap.

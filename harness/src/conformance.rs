@@ -44,17 +44,14 @@ fn write(text: &mut String, cases: &[&Case]) -> std::fmt::Result {
 }
 
 fn write_row(text: &mut String, case: &Case) -> std::fmt::Result {
-    let profile = match case.profile {
-        Profile::Core => "core",
-        Profile::Extended => "extended",
-    };
     let needs: Vec<_> = case.features.iter().map(|feature| feature.as_str()).collect();
     writeln!(
         text,
-        "| `{}`{} | {} | {profile} | {} | {} | {} |",
+        "| `{}`{} | {} | {} | {} | {} | {} |",
         case.id,
         if case.exclusive { " ‡" } else { "" },
         case.title.replace('|', "\\|"),
+        case.profile.as_str(),
         needs.join(", "),
         case.requirement,
         case.guards.join(", "),

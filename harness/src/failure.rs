@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code of a run in which a required case did not run.
 pub const EXIT_INCONCLUSIVE: u8 = 3;
-/// Exit code of a run that SIGINT or SIGTERM ended, after its clean-up.
+/// Exit code of a process that SIGINT ended, after its clean-up.
 pub const EXIT_INTERRUPTED: u8 = 130;
+/// Exit code of a process that SIGTERM ended, after its clean-up.
+pub const EXIT_TERMINATED: u8 = 143;
 
 /// Who is to look at a failure. Each has an exit code that never changes meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,6 +83,11 @@ impl fmt::Display for FailureClass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
+
+/// What was asked for does not fit what is there: the command line has to change, not the machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
 
 /// The cause of a [`HarnessError`]: any error, or a sentence.
 pub type Source = Box<dyn StdError + Send + Sync + 'static>;
@@ -150,10 +157,21 @@ impl HarnessError {
         false
     }
 
-    /// The exit code of a process that ends with this error.
+    /// Whether what was asked for has to change.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.source.is::<Refusal>()
+    }
+
+    /// The exit code of a process that ends with this error; after SIGTERM it is
+    /// [`EXIT_TERMINATED`] in place of [`EXIT_INTERRUPTED`], which the error does not know.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        if self.is_interrupted() { EXIT_INTERRUPTED } else { self.class.exit_code() }
+        match self {
+            _ if self.is_interrupted() => EXIT_INTERRUPTED,
+            _ if self.is_refusal() => EXIT_USAGE,
+            _ => self.class.exit_code(),
+        }
     }
 }
 
@@ -200,7 +218,7 @@ mod tests {
     #[test]
     fn exit_codes_are_distinct_and_never_success() {
         let mut codes: Vec<u8> = FailureClass::ALL.iter().map(|class| class.exit_code()).collect();
-        codes.extend([EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED]);
+        codes.extend([EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_TERMINATED]);
         let count = codes.len();
         codes.sort_unstable();
         codes.dedup();
@@ -216,5 +234,8 @@ mod tests {
         assert_eq!(outer.exit_code(), EXIT_INTERRUPTED);
         let other = HarnessError::new(FailureClass::Image, "build", "the image", "no space");
         assert_eq!(other.exit_code(), 11);
+        let refused =
+            HarnessError::new(FailureClass::Harness, "go on with", "run r", Refusal("no".into()));
+        assert_eq!(refused.exit_code(), EXIT_USAGE);
     }
 }

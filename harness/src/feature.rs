@@ -1,13 +1,19 @@
 //! What a cluster has beside the usual, by which it is decided which cases can run on it. Computed
-//! from the environment, never declared by hand.
+//! from the environment or seen by a probe, never declared by hand.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::Bootstrapped;
 use crate::catalogue::Case;
 use crate::cluster::KindCluster;
+use crate::failure::Result;
+use crate::network_policy;
+use crate::node_image::PodNetwork;
+use crate::progress::Progress;
+use crate::run_dir::RunDir;
 
 /// Something that not every cluster has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,7 +25,7 @@ pub enum Feature {
     FaultProxy,
     /// More than one node, so that one can go and work move to another.
     MultiNode,
-    /// Network policies are enforced.
+    /// Network policies are enforced, as a probe has seen.
     NetworkPolicy,
     /// Nodes can be cordoned and drained, and the API server started again; with
     /// [`Self::MultiNode`], a worker node can be stopped too.
@@ -40,11 +46,14 @@ impl Feature {
     }
 
     /// What would bring it.
-    const fn help(self) -> &'static str {
+    #[must_use]
+    pub const fn help(self) -> &'static str {
         match self {
             Self::MultiNode => "`hodei-e2e run --nodes 2`, or `make e2e-extended`",
             Self::AuditLog | Self::FaultProxy | Self::NodeControl => "a Kind cluster of this tool",
-            Self::NetworkPolicy => "a cluster whose network enforces policies",
+            Self::NetworkPolicy => {
+                "`hodei-e2e run --features network-policy`, or `make e2e-extended`"
+            }
         }
     }
 }
@@ -55,12 +64,43 @@ impl fmt::Display for Feature {
     }
 }
 
-/// What a Kind cluster of this tool has.
+/// What a Kind cluster of this tool has, as far as that can be told without asking it.
 #[must_use]
 pub fn of(cluster: &KindCluster) -> BTreeSet<Feature> {
     let always = [Feature::AuditLog, Feature::FaultProxy, Feature::NodeControl];
     let several = (cluster.nodes.len() > 1).then_some(Feature::MultiNode);
     always.into_iter().chain(several).collect()
+}
+
+/// What a cluster has, seen by a probe where it cannot be told otherwise. What neither the cluster
+/// was asked for nor one of `cases` needs is not probed for, and counts as not there.
+///
+/// # Errors
+/// A probe could not be made, or found the network broken.
+pub async fn detect(
+    up: &Bootstrapped,
+    cases: &[&Case],
+    run: &RunDir,
+    progress: &Progress,
+) -> Result<BTreeSet<Feature>> {
+    let mut here = of(&up.cluster);
+    let is_needed = cases.iter().any(|case| case.features.contains(&Feature::NetworkPolicy));
+    if is_needed || up.network == PodNetwork::Policy {
+        let (cluster, image) = (&up.cluster, &up.worker_image);
+        let probe = progress.stage("network policies", async |stage| {
+            network_policy::is_enforced(cluster, image, run, &stage).await
+        });
+        here.extend(probe.await?.then_some(Feature::NetworkPolicy));
+    }
+    Ok(here)
+}
+
+/// What a cluster of these nodes is likely to have, for who wants to know before there is one.
+#[must_use]
+pub fn expected(cluster: &KindCluster, policies: bool) -> BTreeSet<Feature> {
+    let mut here = of(cluster);
+    here.extend(policies.then_some(Feature::NetworkPolicy));
+    here
 }
 
 /// Why a case cannot run where only `here` is; `None` if it can.

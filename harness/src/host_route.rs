@@ -6,11 +6,9 @@
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, LogParams, PostParams};
-use serde_json::json;
+use kube::api::Api;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
@@ -18,19 +16,26 @@ use crate::cluster::{KindCluster, kind_network_gateway, ready};
 use crate::engine::docker;
 use crate::environment::HostRoute;
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
+use crate::probe::Probe;
 use crate::progress::Stage;
-use crate::run_dir::{RUN_LABEL, RunId};
-use crate::wait::{Observed, Wait};
+use crate::run_dir::RunId;
 use crate::worker_image::WorkerImage;
 
 /// The name by which pods know the host.
 pub const HOSTNAME: &str = "host.docker.internal";
-/// From the creation of a probe pod to its verdict.
-const PROBE_DEADLINE: Duration = Duration::from_secs(60);
 /// Exit codes of the probe's script.
-const NO_NAME: i32 = 11;
-const NO_TCP: i32 = 12;
-const NO_GRPC: i32 = 13;
+pub(crate) const NO_NAME: i32 = 11;
+pub(crate) const NO_TCP: i32 = 12;
+pub(crate) const NO_GRPC: i32 = 13;
+
+/// How far a probe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hops {
+    /// To a connection: what is behind it speaks TLS.
+    Tcp,
+    /// To the answer of a gRPC health check.
+    Grpc,
+}
 
 /// Finds the host's address: the gateway of Kind's network on Linux, what the engine's own name
 /// for the host resolves to inside a node on Docker Desktop.
@@ -119,29 +124,16 @@ async fn prove_from(
 ) -> Result<()> {
     let class = FailureClass::Network;
     let subject = format!("the way from a pod on {node} to {}:{port}", route.address);
-    let name = format!("route-{node}");
-    let pod = probe_pod(&name, node, route, port, image, run).classify(
-        FailureClass::Harness,
-        "make",
-        "the probe's manifest",
-    )?;
-    create(pods, &pod, &subject, stage).await?;
-    let wait = Wait {
-        class,
-        what: format!("the probe pod on {node}"),
-        deadline: PROBE_DEADLINE,
-        interval: Duration::from_millis(150),
+    let probe = Probe {
+        name: format!("route-{node}"),
+        label: "route",
+        node,
+        image,
+        route: Some(route),
+        script: script(&route.hostname, port, Hops::Grpc),
     };
-    let ended = wait
-        .until(stage, async || {
-            let pod = pods.get(&name).await.classify(class, "watch", &subject)?;
-            Ok(exit_code(&pod).map_or_else(|| Observed::NotYet(describe(&pod)), Observed::Ready))
-        })
-        .await;
-    let said = pods.logs(&name, &LogParams::default()).await.unwrap_or_default();
-    // The namespace goes soon, and this pod with it: failing here would hide the finding.
-    drop(pods.delete(&name, &DeleteParams::default().grace_period(0)).await);
-    let (hop, help) = match ended? {
+    let ended = probe.run(pods, run, stage).await?;
+    let (hop, help) = match ended.code {
         0 => return Ok(()),
         NO_NAME => ("DNS", "the host alias is not in the pod's /etc/hosts"),
         NO_TCP => (
@@ -152,91 +144,29 @@ async fn prove_from(
         NO_GRPC => ("gRPC", "something between pod and host speaks for it: a proxy or VPN"),
         _ => ("the probe", "the worker image has no bash, timeout or getent"),
     };
-    Err(HarnessError::new(class, "go", subject, format!("{hop} refused: {}", said.trim()))
+    Err(HarnessError::new(class, "go", subject, format!("{hop} refused: {}", ended.said.trim()))
         .with_help(help))
 }
 
-/// A new namespace takes pods only once its default account is there.
-async fn create(pods: &Api<Pod>, pod: &Pod, subject: &str, stage: &Stage) -> Result<()> {
-    Wait::infrastructure("the default account of the probe's namespace", Duration::from_secs(20))
-        .until(stage, async || match pods.create(&PostParams::default(), pod).await {
-            Ok(_) => Ok(Observed::Ready(())),
-            Err(kube::Error::Api(status)) if status.message.contains("serviceaccount") => {
-                Ok(Observed::NotYet(status.message))
-            }
-            Err(error) => Err(error).classify(FailureClass::Network, "probe", subject),
-        })
-        .await
-}
-
-fn probe_pod(
-    name: &str,
-    node: &str,
-    route: &HostRoute,
-    port: u16,
-    image: &WorkerImage,
-    run: &RunId,
-) -> Result<Pod, serde_json::Error> {
-    serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {RUN_LABEL: run.as_str()}},
-        "spec": {
-            "nodeName": node,
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": false,
-            "activeDeadlineSeconds": PROBE_DEADLINE.as_secs(),
-            "terminationGracePeriodSeconds": 0,
-            "hostAliases": [{"ip": route.address.to_string(), "hostnames": [route.hostname]}],
-            "tolerations": [{"operator": "Exists"}],
-            "securityContext": {
-                "runAsNonRoot": true,
-                "runAsUser": 1000,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [{
-                "name": "probe",
-                "image": image.reference,
-                "imagePullPolicy": "IfNotPresent",
-                "command": ["bash", "-c", script(&route.hostname, port)],
-                "resources": {
-                    "requests": {"cpu": "10m", "memory": "16Mi"},
-                    "limits": {"cpu": "500m", "memory": "64Mi"},
-                },
-                "securityContext": {
-                    "allowPrivilegeEscalation": false,
-                    "readOnlyRootFilesystem": true,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-            }],
-        },
-    }))
-}
-
-/// The probe. It needs bash (for /dev/tcp) and coreutils, which Debian always has.
-fn script(host: &str, port: u16) -> String {
+/// The probe, up to its last hop; `host` is a name or an address (of which `getent hosts` would look
+/// for the name). It needs bash (for /dev/tcp) and coreutils, which Debian always has.
+pub(crate) fn script(host: &str, port: u16, hops: Hops) -> String {
+    let connect = format!(
+        "getent ahosts {host} >/dev/null || {{ echo '{host} does not resolve'; exit {NO_NAME}; }}\n\
+         timeout 5 bash -c 'exec 3<>/dev/tcp/{host}/{port}' || {{ echo 'no connection to {host}:{port}'; exit {NO_TCP}; }}\n"
+    );
+    if hops == Hops::Tcp {
+        return connect;
+    }
     let request = wire::escaped(&wire::health_request(host));
     let serving = wire::SERVING_HEX;
     format!(
-        "getent hosts {host} || {{ echo '{host} does not resolve'; exit {NO_NAME}; }}\n\
-         timeout 5 bash -c 'exec 3<>/dev/tcp/{host}/{port}' || {{ echo 'no connection to {host}:{port}'; exit {NO_TCP}; }}\n\
+        "{connect}\
          answer=$(timeout 10 bash -c \"exec 3<>/dev/tcp/{host}/{port}; printf '{request}' >&3; \
          timeout 2 cat <&3 | od -An -v -tx1 | tr -d ' \\n'\")\n\
          case \"$answer\" in *{serving}*) exit 0;; esac\n\
          echo \"no SERVING in the answer ${{answer:-(none)}}\"; exit {NO_GRPC}\n"
     )
-}
-
-fn exit_code(pod: &Pod) -> Option<i32> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    Some(statuses.first()?.state.as_ref()?.terminated.as_ref()?.exit_code)
-}
-
-fn describe(pod: &Pod) -> String {
-    let status = pod.status.as_ref();
-    let phase = status.and_then(|status| status.phase.clone()).unwrap_or_default();
-    let waiting = status.and_then(|status| {
-        status.container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.clone()
-    });
-    format!("{phase} {}", waiting.and_then(|waiting| waiting.reason).unwrap_or_default())
 }
 
 /// Runs the probe's script on this host, against a listener of its own: proves the script itself.
@@ -248,7 +178,11 @@ mod tests {
 
     async fn run_script(host: &str, port: u16) -> Result<(), crate::process::ProcessError> {
         let stage = Progress::silent().unlisted();
-        Command::new("bash").args(["-c", &script(host, port)]).run(&stage).await.map(drop)
+        Command::new("bash")
+            .args(["-c", &script(host, port, Hops::Grpc)])
+            .run(&stage)
+            .await
+            .map(drop)
     }
 
     #[tokio::test]
@@ -256,6 +190,11 @@ mod tests {
         let listener = HealthListener::start(Ipv4Addr::LOCALHOST.into()).await.unwrap();
         run_script("localhost", listener.port).await.unwrap();
         listener.stop.cancel();
+        let other = HealthListener::start(Ipv4Addr::LOCALHOST.into()).await.unwrap();
+        run_script("127.0.0.1", other.port).await.unwrap();
+        other.stop.cancel();
+        let to_tcp = script("localhost", 1, Hops::Tcp);
+        assert!(!to_tcp.contains("SERVING"), "{to_tcp}");
         let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let error = run_script("localhost", mute.local_addr().unwrap().port()).await.unwrap_err();
         assert!(error.tail().contains("no SERVING"), "{error}");

@@ -4,6 +4,7 @@
 //! run. A line begins with its own newline, so that a line torn by a crash or a full disk never
 //! runs into the next one. What is to be done about an entry is left to `reap`.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,17 @@ pub enum Resource {
         kubeconfig: PathBuf,
         /// Context in it.
         context: String,
+        /// Its name.
+        name: String,
+    },
+    /// A pod in a namespace that stays.
+    Pod {
+        /// Kubeconfig that reaches its cluster.
+        kubeconfig: PathBuf,
+        /// Context in it.
+        context: String,
+        /// Its namespace.
+        namespace: String,
         /// Its name.
         name: String,
     },
@@ -99,6 +111,7 @@ impl Resource {
     pub fn describe(&self) -> String {
         match self {
             Self::Namespace { name, .. } => format!("namespace {name}"),
+            Self::Pod { namespace, name, .. } => format!("pod {namespace}/{name}"),
             Self::ClusterObject { type_name, name, .. } => format!("{type_name} {name}"),
             Self::Database { name, .. } => format!("database {name}"),
             Self::Container { name } => format!("container {name}"),
@@ -240,25 +253,26 @@ impl Journal {
 
 fn parse(bytes: &[u8]) -> Contents {
     let mut contents = Contents::default();
+    let mut places: HashMap<EntryId, usize> = HashMap::new();
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let Ok(line) = serde_json::from_slice::<Line>(line) else {
             contents.torn += 1;
             continue;
         };
-        let find = |entries: &mut Vec<Entry>, id| entries.iter().position(|entry| entry.id == id);
         match line {
             Line::Create { id, at, case, resource } => {
                 let (state, process) = (State::Intended, None);
+                places.insert(id, contents.entries.len());
                 contents.entries.push(Entry { id, at, case, resource, state, process });
             }
             Line::Started { id, process } => {
-                if let Some(index) = find(&mut contents.entries, id) {
+                if let Some(&index) = places.get(&id) {
                     contents.entries[index].process = Some(process);
                     contents.entries[index].state = State::Created;
                 }
             }
             Line::State { id, state, .. } => {
-                if let Some(index) = find(&mut contents.entries, id) {
+                if let Some(&index) = places.get(&id) {
                     contents.entries[index].state = state;
                 }
             }

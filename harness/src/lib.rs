@@ -5,8 +5,10 @@
 //! the platform, which the harness uses as a user does.
 
 // What everything stands on.
+pub mod bounded;
 pub mod digest;
 pub mod failure;
+pub(crate) mod file_tree;
 pub mod paths;
 pub mod privilege;
 pub mod process;
@@ -38,18 +40,33 @@ pub mod bench;
 pub mod case;
 pub mod catalogue;
 pub mod conformance;
+pub mod dry_run;
 pub mod environment;
+pub mod expression;
 pub mod feature;
+pub mod flake_rate;
+pub mod history;
 pub mod host_route;
+pub mod job_times;
 pub mod journal;
 pub mod lineage;
+pub mod link_proxy;
+pub mod network_policy;
 pub mod outcome;
 pub mod ports;
 pub mod postgres;
+pub(crate) mod probe;
+pub mod public_bug;
+pub mod quarantine;
 pub mod reap;
 pub mod report;
+pub mod resume;
+pub mod rounds;
 pub mod run_dir;
 pub mod runner;
+pub mod schedule;
+pub mod selftest;
 pub mod server_process;
+pub mod shard;
 pub mod stack;
 pub mod verdict;

@@ -2,6 +2,7 @@
 //! ends.
 
 use std::fs::{File, TryLockError};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::failure::{Classify, Result};
@@ -24,37 +25,61 @@ impl Lock {
     /// # Errors
     /// It cannot be opened, is held past the deadline, or a signal came.
     pub async fn acquire(paths: &Paths, progress: &Progress, stage: &Stage) -> Result<Self> {
-        let path = paths.state().join("bootstrap.lock");
+        Self::acquire_file(&paths.state().join("bootstrap.lock"), progress, stage).await
+    }
+
+    /// Waits for the lock that a file is.
+    ///
+    /// # Errors
+    /// As for [`Self::acquire`].
+    pub async fn acquire_file(path: &Path, progress: &Progress, stage: &Stage) -> Result<Self> {
+        let wait =
+            Wait::infrastructure("the other hodei-e2e on this state directory to end", DEADLINE);
+        let mut said = false;
+        let held = || {
+            if !said {
+                progress.say("another hodei-e2e is at work: waiting for it");
+                said = true;
+            }
+        };
+        Self::acquire_within(path, &wait, held, stage).await
+    }
+
+    /// Waits for the lock that a file is as `wait` says; calls `held` whenever another holds it.
+    ///
+    /// # Errors
+    /// As for [`Self::acquire`].
+    pub(crate) async fn acquire_within(
+        path: &Path,
+        wait: &Wait,
+        mut held: impl FnMut(),
+        stage: &Stage,
+    ) -> Result<Self> {
         let mut file = Some(
             File::options()
                 .create(true)
                 .truncate(false)
                 .write(true)
-                .open(&path)
+                .open(path)
                 .infrastructure("open", path.display().to_string())?,
         );
-        let mut said = false;
-        Wait::infrastructure("the other hodei-e2e on this state directory to end", DEADLINE)
-            .until(stage, async || {
-                let outcome = file.as_ref().map(File::try_lock);
-                match outcome {
-                    Some(Err(TryLockError::WouldBlock)) => {
-                        if !said {
-                            progress.say("another hodei-e2e is at work: waiting for it");
-                            said = true;
-                        }
-                        Ok(Observed::NotYet("it holds the lock".into()))
-                    }
-                    Some(Err(TryLockError::Error(error))) => {
-                        Err(error).infrastructure("lock", path.display().to_string())
-                    }
-                    Some(Ok(())) | None => Ok(match file.take() {
-                        Some(file) => Observed::Ready(Self { _file: file }),
-                        None => Observed::NotYet("the lock was taken twice".into()),
-                    }),
+        wait.until(stage, async || {
+            let outcome = file.as_ref().map(File::try_lock);
+            match outcome {
+                Some(Err(TryLockError::WouldBlock)) => {
+                    held();
+                    Ok(Observed::NotYet("it holds the lock".into()))
                 }
-            })
-            .await
+                Some(Err(TryLockError::Error(error))) => {
+                    Err(error).infrastructure("lock", path.display().to_string())
+                }
+                Some(Ok(())) | None => Ok(match file.take() {
+                    Some(file) => Observed::Ready(Self { _file: file }),
+                    None => Observed::NotYet("the lock was taken twice".into()),
+                }),
+            }
+        })
+        .await
     }
 }
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Classify, FailureClass, Result};
+use crate::job_times::JobTimes;
 use crate::paths::write_atomically;
 
 /// How a case stands.
@@ -39,12 +40,18 @@ pub struct Outcome {
     pub message: String,
     /// Where its evidence is.
     pub evidence: PathBuf,
+    /// Which round of the run, for one that runs its cases several times.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub round: Option<u32>,
+    /// Its jobs in time, as far as it came; `None` for a case without a server.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub jobs: Option<JobTimes>,
 }
 
 impl Outcome {
-    /// A case that begins now.
+    /// A case that begins now, in the run's round.
     #[must_use]
-    pub fn running(id: &str, evidence: PathBuf) -> Self {
+    pub fn running(id: &str, evidence: PathBuf, round: Option<u32>) -> Self {
         Self {
             id: id.to_owned(),
             status: Status::Running,
@@ -53,6 +60,8 @@ impl Outcome {
             started_at: Timestamp::now(),
             message: String::new(),
             evidence,
+            round,
+            jobs: None,
         }
     }
 

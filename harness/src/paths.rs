@@ -146,7 +146,19 @@ pub fn ensure_private_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// Something in it cannot be removed.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
+    gone(std::fs::remove_dir_all(path), path)
+}
+
+/// Removes a file; one that is not there is a success.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_file(path: &Path) -> Result<()> {
+    gone(std::fs::remove_file(path), path)
+}
+
+fn gone(removed: std::io::Result<()>, path: &Path) -> Result<()> {
+    match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).infrastructure("remove", path.display().to_string())
         }

@@ -3,8 +3,12 @@
 //!
 //! What is in the database is the server's own business.
 
+mod crash;
+mod held;
 mod local;
 
+pub use crash::crash;
+pub use held::{HeldRows, hold_rows, open_database};
 pub use local::programs_are_there as local_programs_are_there;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! The Postgres image that testcontainers starts: the official one where a registry answers,
 //! else Debian's server on a Debian root with an entrypoint that takes the same environment.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Inputs;
@@ -26,6 +28,29 @@ impl PostgresImage {
     }
 }
 
+/// The image that is to be had, there or not.
+///
+/// # Errors
+/// The committed inputs cannot be read.
+pub fn wanted(builder: &Builder<'_>, source: Source) -> Result<PostgresImage> {
+    Ok(match source {
+        Source::Registry => {
+            let published = &builder.versions.published_postgres;
+            let (name, tag) = published.split_once(':').unwrap_or((published, "latest"));
+            PostgresImage { name: name.to_owned(), tag: tag.to_owned() }
+        }
+        Source::Packages => {
+            let root = builder.root("postgres")?;
+            let hash = Inputs::new().add("root", root.tag()).add_path(&inputs(builder))?;
+            PostgresImage { name: "hodei-postgres".into(), tag: hash.tag() }
+        }
+    })
+}
+
+fn inputs(builder: &Builder<'_>) -> PathBuf {
+    builder.paths.workspace().join("deploy/kind/postgres")
+}
+
 /// Pulls or builds the image if the engine does not have it.
 ///
 /// # Errors
@@ -36,19 +61,7 @@ pub async fn postgres_image(
     record: &mut Record,
     stage: &Stage,
 ) -> Result<PostgresImage> {
-    let inputs = builder.paths.workspace().join("deploy/kind/postgres");
-    let root = builder.root("postgres")?;
-    let image = match source {
-        Source::Registry => {
-            let published = &builder.versions.published_postgres;
-            let (name, tag) = published.split_once(':').unwrap_or((published, "latest"));
-            PostgresImage { name: name.to_owned(), tag: tag.to_owned() }
-        }
-        Source::Packages => {
-            let hash = Inputs::new().add("root", root.tag()).add_path(&inputs)?;
-            PostgresImage { name: "hodei-postgres".into(), tag: hash.tag() }
-        }
-    };
+    let image = wanted(builder, source)?;
     let reference = image.reference();
     if builder.engine.image_id(&reference, stage).await?.is_some() {
         stage.note(format!("{reference}, there already"));
@@ -58,11 +71,11 @@ pub async fn postgres_image(
     if source == Source::Registry {
         pull(&reference, stage).await?;
     } else {
-        let base = builder.root_image(&root, record, stage).await?;
+        let base = builder.root_image(&builder.root("postgres")?, record, stage).await?;
         let context = tempfile::tempdir();
         let context = context.classify(FailureClass::Image, "make", "a build context")?;
         for file in ["Dockerfile", "entrypoint.sh"] {
-            let copied = std::fs::copy(inputs.join(file), context.path().join(file));
+            let copied = std::fs::copy(inputs(builder).join(file), context.path().join(file));
             copied.classify(FailureClass::Image, "lay out", &reference)?;
         }
         let arg = format!("ROOT={base}");

@@ -7,7 +7,7 @@ use crate::cluster;
 use crate::engine::{Engine, daemon, docker};
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 use crate::lock::Lock;
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::privilege::Privilege;
 use crate::progress::{Progress, Stage};
 use crate::record::{Action, Record};
@@ -16,7 +16,7 @@ use crate::takedown;
 /// Purging packages, removing gigabytes.
 const UNDO_DEADLINE: Duration = Duration::from_secs(600);
 /// What lies in the state directory beside records, marks and logs.
-const STATE_FILES: [&str; 4] = ["dockerd.pid", "bin", "runs", "stack"];
+const STATE_FILES: [&str; 5] = ["dockerd.pid", "bin", "runs", "selftest", "stack"];
 
 /// Takes back all that the record names. What fails is reported at the end and stays recorded;
 /// the rest is undone all the same.
@@ -166,17 +166,7 @@ fn mounts_within(mountinfo: &str, path: &Path) -> Vec<String> {
 fn clear_state(paths: &Paths) -> Result<()> {
     for name in STATE_FILES {
         let path = paths.state().join(name);
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).infrastructure("remove", path.display().to_string());
-            }
-            _ => {}
-        }
+        if path.is_dir() { paths::remove_tree(&path)? } else { paths::remove_file(&path)? }
     }
     Ok(())
 }

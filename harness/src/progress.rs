@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,9 @@ use crate::failure::{HarnessError, Result};
 pub struct StageTiming {
     /// The stage's name, as shown.
     pub name: String,
+    /// When it began; `None` in a report of an older harness.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started_at: Option<Timestamp>,
     /// Wall-clock seconds.
     pub seconds: f64,
     /// "reused", "built 7 components", or the error.
@@ -39,6 +43,8 @@ struct Inner {
     silent: bool,
     timings: Mutex<Vec<StageTiming>>,
     cancel: CancellationToken,
+    /// The exit code that the signal which came asks for.
+    signalled: OnceLock<u8>,
 }
 
 impl Default for Progress {
@@ -63,7 +69,22 @@ impl Progress {
 
     fn build(bars: Option<MultiProgress>, silent: bool) -> Self {
         let cancel = CancellationToken::new();
-        Self { inner: Arc::new(Inner { bars, silent, timings: Mutex::default(), cancel }) }
+        let (timings, signalled) = (Mutex::default(), OnceLock::new());
+        Self { inner: Arc::new(Inner { bars, silent, timings, cancel, signalled }) }
+    }
+
+    /// Ends all work because of a signal, after which the process exits with `code`. The first
+    /// one counts.
+    pub fn interrupt(&self, code: u8) {
+        // One that is set stays: a second signal does not change what the first one asked for.
+        self.inner.signalled.get_or_init(|| code);
+        self.inner.cancel.cancel();
+    }
+
+    /// The exit code that a signal asks for, if one came.
+    #[must_use]
+    pub fn interrupted(&self) -> Option<u8> {
+        self.inner.signalled.get().copied()
     }
 
     /// The token that ends all work of this progress; signal handlers cancel it.
@@ -96,6 +117,7 @@ impl Progress {
         let shared = Shared {
             name: String::new(),
             started: Instant::now(),
+            started_at: Timestamp::now(),
             note: Mutex::default(),
             bar: None,
             cancel: self.inner.cancel.clone(),
@@ -149,9 +171,9 @@ impl Progress {
         if bar.is_none() {
             self.say(&format!("▸ {name} …"));
         }
-        let started = Instant::now();
+        let (started, started_at) = (Instant::now(), Timestamp::now());
         let cancel = self.inner.cancel.clone();
-        let shared = Shared { name, started, note: Mutex::default(), bar, cancel };
+        let shared = Shared { name, started, started_at, note: Mutex::default(), bar, cancel };
         Stage { shared: Arc::new(shared) }
     }
 
@@ -166,7 +188,8 @@ impl Progress {
         let first = note.lines().next().unwrap_or_default();
         let shown = if first.is_empty() { Cow::from("") } else { format!(" ({first})").into() };
         self.say(&format!("{mark} {name} {seconds:.1} s{shown}"));
-        let timing = StageTiming { name, seconds, note, ok: error.is_none() };
+        let started_at = Some(stage.shared.started_at);
+        let timing = StageTiming { name, started_at, seconds, note, ok: error.is_none() };
         let mut timings =
             self.inner.timings.lock().expect("no stage panics while it holds the timings");
         timings.push(timing);
@@ -182,6 +205,7 @@ pub struct Stage {
 struct Shared {
     name: String,
     started: Instant,
+    started_at: Timestamp,
     note: Mutex<String>,
     bar: Option<ProgressBar>,
     cancel: CancellationToken,
@@ -245,9 +269,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_stage_starts_after_a_signal() {
+    async fn no_stage_starts_after_a_signal_and_the_first_one_counts() {
         let progress = Progress::silent();
-        progress.cancellation().cancel();
+        assert_eq!(progress.interrupted(), None);
+        progress.interrupt(143);
+        progress.interrupt(130);
+        assert_eq!(progress.interrupted(), Some(143));
         let outcome = progress.stage("engine", async |_| Ok(())).await;
         assert!(outcome.unwrap_err().is_interrupted());
     }

@@ -3,11 +3,17 @@
 //!
 //! A run whose owner lives is never touched, except by that owner itself at its own end.
 
+mod pod;
+
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta};
+
+pub(crate) use pod::delete as delete_pod;
 
 use crate::cluster::{KindCluster, node, ready};
 use crate::environment::SecretUrl;
@@ -20,8 +26,13 @@ use crate::wait::{Observed, await_class};
 
 /// Between SIGTERM and SIGKILL for a process that a dead run left.
 const PROCESS_GRACE: Duration = Duration::from_secs(3);
+/// How often processes are looked for that others started while they were ended.
+const PASSES: usize = 5;
 /// How long a namespace may take to go.
 const NAMESPACE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Things that are removed at the same time: a run of many rounds leaves thousands.
+const AT_ONCE: usize = 32;
 
 /// What is to be done with what a person asked to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,28 +79,49 @@ pub async fn reap(run: &RunDir, kept: Kept, dry_run: bool) -> Result<RunReaped> 
 }
 
 /// Removes what a run still has, as its owner or in its owner's place. Processes first, so that
-/// nothing is made while the rest is removed; all else at once.
+/// nothing is made while the rest is removed. Several things go at a time, within a bound.
 ///
 /// # Errors
 /// The journal cannot be read. What cannot be removed is told in the answer.
 pub async fn remove_outstanding(run: &RunDir, kept: Kept) -> Result<Vec<Reaped>> {
-    let contents = Journal::read(&run.journal_path())?;
-    let open: Vec<_> =
-        contents.outstanding().into_iter().filter(|entry| is_wanted(entry, kept)).collect();
-    let is_process = |entry: &&&Entry| matches!(entry.resource, Resource::Process { .. });
-    let is_container = |entry: &&&Entry| matches!(entry.resource, Resource::Container { .. });
-    let mut reaped = Vec::new();
     let journal = run.journal(None);
-    let processes: Vec<_> = open.iter().filter(is_process).collect();
-    let containers: Vec<_> = open.iter().filter(is_container).collect();
-    let others: Vec<_> =
-        open.iter().filter(|entry| !is_process(entry) && !is_container(entry)).collect();
+    let (mut reaped, mut tried) = (Vec::new(), HashSet::new());
     // A database is dropped before the container it is in goes.
-    for group in [processes, others, containers] {
-        let removals = group.into_iter().map(|entry| remove(run, &journal, entry));
-        reaped.extend(futures::future::join_all(removals).await);
+    for turn in [Turn::Process, Turn::Other, Turn::Container] {
+        loop {
+            // Read again each time: until it is gone, a process may write down more.
+            let contents = Journal::read(&run.journal_path())?;
+            let open = contents.outstanding().into_iter().filter(|entry| is_wanted(entry, kept));
+            let group: Vec<_> = open
+                .filter(|entry| Turn::of(&entry.resource) == turn && tried.insert(entry.id))
+                .collect();
+            if group.is_empty() {
+                break;
+            }
+            let removals = group.into_iter().map(|entry| remove(run, &journal, entry));
+            let removals = futures::stream::iter(removals).buffer_unordered(AT_ONCE);
+            reaped.extend(removals.collect::<Vec<_>>().await);
+        }
     }
     Ok(reaped)
+}
+
+/// When something is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Process,
+    Other,
+    Container,
+}
+
+impl Turn {
+    const fn of(resource: &Resource) -> Self {
+        match resource {
+            Resource::Process { .. } => Self::Process,
+            Resource::Container { .. } => Self::Container,
+            _ => Self::Other,
+        }
+    }
 }
 
 fn is_wanted(entry: &Entry, kept: Kept) -> bool {
@@ -100,6 +132,9 @@ async fn remove(run: &RunDir, journal: &Journal, entry: &Entry) -> Reaped {
     let removed = match &entry.resource {
         Resource::Namespace { kubeconfig, context, name } => {
             remove_namespace(kubeconfig, context, name, run).await
+        }
+        Resource::Pod { kubeconfig, context, namespace, name } => {
+            pod::remove(kubeconfig, context, namespace, name, run).await
         }
         Resource::ClusterObject { kubeconfig, context, type_name, name } => {
             remove_cluster_object(kubeconfig, context, type_name, name, run).await
@@ -229,19 +264,23 @@ async fn remove_database(admin_url: &str, name: &str, run: &RunDir) -> Result<()
     }
 }
 
+/// Ends the processes of an entry, and those that they start while they are ended.
 async fn end_process(entry: &Entry, program: &str) -> Result<()> {
-    let mut ours = lineage::marked(&entry.id.to_string());
-    ours.extend(entry.process.filter(lineage::ProcessIdentity::is_alive));
-    for process in ours {
-        if process.pid == i32::try_from(std::process::id()).unwrap_or_default() {
-            continue;
+    let me = i32::try_from(std::process::id()).unwrap_or_default();
+    let mut left = Vec::new();
+    for _ in 0..PASSES {
+        left = lineage::marked(&entry.id.to_string());
+        left.extend(entry.process.filter(lineage::ProcessIdentity::is_alive));
+        left.retain(|process| process.pid != me);
+        if left.is_empty() {
+            return Ok(());
         }
-        if !lineage::end(process, PROCESS_GRACE).await {
-            let cause = format!("process {} does not end", process.pid);
-            return Err(HarnessError::new(FailureClass::Infrastructure, "end", program, cause));
-        }
+        let ends = left.iter().map(|process| lineage::end(*process, PROCESS_GRACE));
+        futures::future::join_all(ends).await;
     }
-    Ok(())
+    let pids: Vec<_> = left.iter().map(|process| process.pid.to_string()).collect();
+    let cause = format!("process {} does not end", pids.join(", "));
+    Err(HarnessError::new(FailureClass::Infrastructure, "end", program, cause))
 }
 
 #[cfg(test)]
@@ -298,6 +337,42 @@ mod tests {
         assert!(!path.exists() && !child.wait().unwrap().success());
         let again = reap_free(&run, Kept::Spare, false).await;
         assert!(again.is_empty(), "reaping twice does nothing: {again:?}");
+    }
+
+    /// A process of a killed run goes on until it is ended, and writes down what it makes.
+    #[tokio::test]
+    async fn what_a_process_makes_while_it_is_ended_is_removed_too() {
+        let state = tempfile::tempdir().unwrap();
+        let (run, lock) = RunDir::create(state.path()).unwrap();
+        let entry = run.journal(None).intend(Resource::Process { program: "sh".into() }).unwrap();
+        let (path, told) = (state.path().join("late"), state.path().join("told"));
+        let ready = state.path().join("ready");
+        let other = Journal::at(told.clone(), None);
+        other.intend(Resource::Directory { path: path.clone() }).unwrap();
+        let script = format!(
+            "trap 'cat {} >> {}; mkdir {}; exit 0' TERM; mkdir {}; while :; do sleep 0.05; done",
+            told.display(),
+            run.journal_path().display(),
+            path.display(),
+            ready.display(),
+        );
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .env(MARK_ENV, entry.to_string())
+            .spawn()
+            .unwrap();
+        drop(lock);
+        let stage = crate::progress::Progress::silent().unlisted();
+        let wait = crate::wait::Wait::infrastructure("the trap", Duration::from_secs(10));
+        let looks = async || {
+            let is_there = ready.exists();
+            Ok(if is_there { Observed::Ready(()) } else { Observed::NotYet(String::new()) })
+        };
+        wait.until(&stage, looks).await.unwrap();
+        let reaped = reap_free(&run, Kept::Spare, false).await;
+        assert!(child.wait().unwrap().success(), "it was not asked to end");
+        assert_eq!(reaped.len(), 2, "{reaped:?}");
+        assert!(!path.exists());
     }
 
     #[tokio::test]

@@ -63,6 +63,9 @@ pub struct RunDir {
     pub id: RunId,
     /// Where.
     pub path: PathBuf,
+    /// The round whose outcomes and evidence are meant; `None` for a run that repeats nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub round: Option<u32>,
 }
 
 /// Held by the owner for as long as the run lasts.
@@ -78,7 +81,7 @@ impl RunDir {
     /// The directory cannot be made.
     pub fn create(state: &Path) -> Result<(Self, RunLock)> {
         let id = RunId::generate();
-        let run = Self { path: state.join("runs").join(id.as_str()), id };
+        let run = Self { path: state.join("runs").join(id.as_str()), id, round: None };
         ensure_private_dir(&run.path)?;
         let lock = run.try_lock()?.ok_or("another process holds its lock");
         Ok((run.clone(), lock.infrastructure("own", format!("run {}", run.id))?))
@@ -99,7 +102,8 @@ impl RunDir {
             .flatten()
             .filter(|entry| entry.path().is_dir())
             .filter_map(|entry| {
-                Some(Self { id: RunId(entry.file_name().into_string().ok()?), path: entry.path() })
+                let id = RunId(entry.file_name().into_string().ok()?);
+                Some(Self { id, path: entry.path(), round: None })
             })
             .collect();
         runs.sort_by(|a, b| a.id.cmp(&b.id));
@@ -142,22 +146,75 @@ impl RunDir {
         self.path.join("journal.jsonl")
     }
 
-    /// Where each case leaves its outcome.
+    /// The same run in another round.
     #[must_use]
-    pub fn outcomes(&self) -> PathBuf {
-        self.path.join("outcomes")
+    pub fn at_round(&self, round: Option<u32>) -> Self {
+        Self { round, ..self.clone() }
     }
 
-    /// Evidence of one case.
+    /// The last round of which there are outcomes; `None` for a run that repeats nothing.
+    #[must_use]
+    pub fn last_round(&self) -> Option<u32> {
+        let entries = std::fs::read_dir(self.path.join("outcomes")).ok()?;
+        let round = |name: &str| name.strip_prefix("round-")?.parse().ok();
+        entries.flatten().filter_map(|entry| round(entry.file_name().to_str()?)).max()
+    }
+
+    /// The random part of the id, and the round: `3fa9c1`, `3fa9c1-r12`. For names that must be
+    /// short; what a run makes apart from its cases is named by [`RunId::short`].
+    #[must_use]
+    pub fn short(&self) -> String {
+        match self.round {
+            Some(round) => format!("{}-r{round}", self.id.short()),
+            None => self.id.short().to_owned(),
+        }
+    }
+
+    fn of_round(&self, directory: &str) -> PathBuf {
+        let directory = self.path.join(directory);
+        match self.round {
+            Some(round) => directory.join(format!("round-{round}")),
+            None => directory,
+        }
+    }
+
+    /// Where each case leaves its outcome of the round.
+    #[must_use]
+    pub fn outcomes(&self) -> PathBuf {
+        self.of_round("outcomes")
+    }
+
+    /// Evidence of one case in the round.
     #[must_use]
     pub fn evidence(&self, case: &str) -> PathBuf {
-        self.path.join("evidence").join(case)
+        self.of_round("evidence").join(case)
+    }
+
+    /// What one case has to keep from others in the round; gone when the run has ended.
+    #[must_use]
+    pub fn private(&self, case: &str) -> PathBuf {
+        self.of_round("private").join(case)
+    }
+
+    /// What nextest said in the round.
+    #[must_use]
+    pub fn nextest_log(&self) -> PathBuf {
+        match self.round {
+            Some(round) => self.path.join(format!("nextest-round-{round}.log")),
+            None => self.path.join("nextest.log"),
+        }
     }
 
     /// Reports of the run.
     #[must_use]
     pub fn report(&self) -> PathBuf {
         self.path.join("report")
+    }
+
+    /// What it is to run and on what, for another that goes on with it.
+    #[must_use]
+    pub fn plan(&self) -> PathBuf {
+        self.path.join("plan.json")
     }
 
     /// The environment that its cases use.
@@ -198,5 +255,34 @@ mod tests {
         drop(lock);
         assert_eq!(RunDir::all(state.path()).unwrap(), std::slice::from_ref(&run));
         assert_eq!(run.id.short().len(), 6);
+    }
+
+    #[test]
+    fn rounds_share_nothing_but_the_run() {
+        let state = tempfile::tempdir().unwrap();
+        let (run, _lock) = RunDir::create(state.path()).unwrap();
+        let rounds = [run.clone(), run.at_round(Some(1)), run.at_round(Some(11))];
+        let all: [fn(&RunDir) -> PathBuf; 5] = [
+            |run| run.outcomes(),
+            |run| run.evidence("a.b"),
+            |run| run.private("a.b"),
+            |run| run.nextest_log(),
+            |run| run.short().into(),
+        ];
+        for of in all {
+            let mut places: Vec<_> = rounds.iter().map(of).collect();
+            places.sort();
+            places.dedup();
+            assert_eq!(places.len(), rounds.len(), "{places:?}");
+        }
+        // The longest name of a namespace: a DNS label, and a label's value after "gpu.".
+        let longest = format!("hodei-e2e-{}-{}", run.at_round(Some(1000)).short(), "x".repeat(36));
+        assert!(longest.len() + "gpu.".len() <= 63, "{longest}");
+        std::fs::create_dir_all(rounds[1].outcomes()).unwrap();
+        std::fs::create_dir_all(rounds[2].outcomes()).unwrap();
+        assert_eq!(run.last_round(), Some(11));
+        let read: RunDir =
+            serde_json::from_str(&serde_json::to_string(&rounds[2]).unwrap()).unwrap();
+        assert_eq!(read, rounds[2]);
     }
 }

@@ -1,11 +1,12 @@
 //! The stack for hands-on use that `up` leaves and `down` takes: Postgres, a server on the usual
 //! ports, a provider, the production namespaces, and the context that `hodei` finds by itself.
+//! Server and CLI are a release build, as the worker in its image is: benchmarks measure this stack.
 //!
 //! Everything it makes is in a journal of its own, beside those of the runs.
 
 mod context;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::case::{Clients, namespace};
 use crate::cluster::ready;
 use crate::environment::{Environment, HostRoute, Keep, PostgresAccess, Programs};
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
+use crate::feature::{self, Feature};
 use crate::journal::{Journal, Resource, State};
 use crate::paths::{Paths, ensure_private_dir};
 use crate::postgres::{self, PostgresChoice, PostgresOptions, PostgresServer};
@@ -23,7 +25,7 @@ use crate::process::Command;
 use crate::progress::{Progress, Stage};
 use crate::reap::{self, Kept};
 use crate::run_dir::RunDir;
-use crate::runner::Nextest;
+use crate::runner::{Profile, compile_programs};
 use crate::server_process::{Lifetime, ServerOptions, ServerProcess, http_client};
 
 /// Ports of the stack's server: gRPC and REST.
@@ -32,6 +34,8 @@ const PORTS: (u16, u16) = (50051, 8080);
 const CONTROL_PLANE: &str = "hodei-system";
 /// Namespace of the workers, as the manifests have it.
 pub const WORKERS: &str = "hodei-jobs-workers";
+/// The stack's provider.
+pub const PROVIDER: &str = "kind";
 /// The stack's server outlives a day's work.
 const TOKEN_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Applying manifests through kubectl on a busy machine.
@@ -62,12 +66,12 @@ pub async fn start_stack(
         (format!("http://127.0.0.1:{}", PORTS.0), format!("http://127.0.0.1:{}", PORTS.1));
     let context = context::path()?;
     let address = StackAddress { grpc, rest, context };
-    let nextest =
-        Nextest { program: up.tools.nextest.clone(), workspace: paths.workspace().to_path_buf() };
     let log = paths.log("stack-build");
-    let binaries =
-        progress.stage("server and CLI", async |stage| nextest.build(&log, &stage).await).await?;
-    let programs = Programs { server: binaries.join("hodei-server"), cli: binaries.join("hodei") };
+    let programs = progress
+        .stage("server and CLI", async |stage| {
+            compile_programs(paths.workspace(), Profile::Release, None, &log, &stage).await
+        })
+        .await?;
     let stamp = stamp(up, &programs)?;
     if is_up(paths, &address, &stamp).await {
         progress.say("✓ stack (reused)");
@@ -84,7 +88,8 @@ pub async fn start_stack(
     let access = progress
         .stage("postgres", async |stage| start_postgres(up, choice, &run, &programs, &stage).await)
         .await?;
-    let environment = standing_environment(paths, up, access, route, programs);
+    let features = feature::detect(up, &[], &run, progress).await?;
+    let environment = standing_environment(paths, (up, features), access, route, programs);
     progress
         .stage("server and provider", async |stage| {
             start_server(up, &environment, &run, &stage).await
@@ -170,7 +175,7 @@ async fn start_postgres(
 
 fn standing_environment(
     paths: &Paths,
-    up: &Bootstrapped,
+    (up, features): (&Bootstrapped, BTreeSet<Feature>),
     postgres: PostgresAccess,
     host: HostRoute,
     programs: Programs,
@@ -181,6 +186,7 @@ fn standing_environment(
         state: paths.state().to_path_buf(),
         workspace: paths.workspace().to_path_buf(),
         cluster: up.cluster.clone(),
+        features,
         worker_image: up.worker_image.clone(),
         postgres,
         host,
@@ -226,7 +232,7 @@ async fn start_server(
     stage.line("hodei-server");
     let server = ServerProcess::start(options, &journal).await?;
     let host = &environment.host;
-    let provider = json!({"type": "kubernetes", "name": "kind", "config": {
+    let provider = json!({"type": "kubernetes", "name": PROVIDER, "config": {
         "namespace": WORKERS,
         "kubeconfig": kubeconfig,
         "image": up.worker_image.reference,

@@ -2,8 +2,8 @@
 //! environment that cases could use.
 
 use crate::environment::Environment;
-use crate::failure::{Classify, Result};
-use crate::paths::Paths;
+use crate::failure::Result;
+use crate::paths::{Paths, remove_file};
 use crate::progress::Progress;
 use crate::reap::{Kept, RunReaped, reap};
 use crate::run_dir::RunDir;
@@ -28,11 +28,5 @@ pub async fn stack_and_runs(paths: &Paths, progress: &Progress) -> Result<()> {
             Ok(())
         })
         .await?;
-    let environment = Environment::standing_path(paths.state());
-    match std::fs::remove_file(&environment) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).infrastructure("remove", environment.display().to_string())
-        }
-        _ => Ok(()),
-    }
+    remove_file(&Environment::standing_path(paths.state()))
 }

@@ -11,6 +11,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("hodei.v1.bin"), prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
         .bytes(".hodei.v1.LogFrame.data")
+        // Hardly any frame has one, and there are many frames.
+        .boxed(".hodei.v1.LogFrame.gap")
         .skip_debug([
             ".hodei.v1.JobSpec",
             ".hodei.v1.RegisterRequest",

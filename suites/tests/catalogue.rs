@@ -64,12 +64,12 @@ fn every_test_asserts_and_is_left_out_without_a_cluster() {
 /// That a case is exclusive and its test is named so is the catalogue's own rule; that nextest acts
 /// on the name is its configuration's.
 #[test]
-fn nextest_runs_exclusive_cases_alone() {
+fn nextest_runs_exclusive_cases_alone_and_last() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.config/nextest.toml");
     let text = std::fs::read_to_string(path).unwrap();
     let wanted = format!(
         "[[profile.e2e.overrides]]\nfilter = \"test(/{EXCLUSIVE_MARK}/)\"\n\
-         threads-required = \"num-test-threads\"\n"
+         threads-required = \"num-test-threads\"\npriority = -100\n"
     );
     assert!(text.contains(&wanted), "{text}");
 }

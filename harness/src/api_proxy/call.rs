@@ -18,6 +18,9 @@ pub struct ApiCall {
     pub namespace: String,
     /// Empty for a list or a create.
     pub name: String,
+    /// Nothing comes of it: it only asks whether it would be carried out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 impl ApiCall {
@@ -44,9 +47,11 @@ impl ApiCall {
         };
         let part = |index: usize| rest.get(index).copied().unwrap_or_default().to_owned();
         let (resource, name, subresource) = (part(0), part(1), part(2));
-        let watched = uri.query().is_some_and(|query| {
-            query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1" | "watch"))
-        });
+        let asks = |wanted: &[&str]| {
+            uri.query().is_some_and(|query| query.split('&').any(|pair| wanted.contains(&pair)))
+        };
+        let watched = asks(&["watch=true", "watch=1", "watch"]);
+        let dry_run = asks(&["dryRun=All"]);
         let verb = match *method {
             Method::GET if watched => "watch",
             Method::GET if name.is_empty() => "list",
@@ -55,7 +60,8 @@ impl ApiCall {
             Method::DELETE if name.is_empty() => "deletecollection",
             _ => &lower,
         };
-        Self { verb: verb.to_owned(), namespace: namespace.to_owned(), resource, subresource, name }
+        let (verb, namespace) = (verb.to_owned(), namespace.to_owned());
+        Self { verb, namespace, resource, subresource, name, dry_run }
     }
 
     /// `pods` or `pods/log`.
@@ -80,6 +86,7 @@ mod tests {
             ("GET", "/api/v1/namespaces/n/pods/p", "get", "pods", "n", "p"),
             ("GET", "/api/v1/namespaces/n/pods/p/log?follow=true", "get", "pods/log", "n", "p"),
             ("POST", "/api/v1/namespaces/n/pods?", "create", "pods", "n", ""),
+            ("POST", "/api/v1/namespaces/n/pods?&dryRun=All", "create", "pods", "n", ""),
             ("POST", "/api/v1/namespaces/n/pods/p/eviction", "create", "pods/eviction", "n", "p"),
             ("DELETE", "/api/v1/namespaces/n/secrets/s", "delete", "secrets", "n", "s"),
             ("DELETE", "/api/v1/namespaces/n/pods", "deletecollection", "pods", "n", ""),
@@ -103,6 +110,7 @@ mod tests {
             let call = ApiCall::parse(&method.parse().unwrap(), &uri.parse().unwrap());
             let seen = (call.verb.as_str(), call.target(), &*call.namespace, &*call.name);
             assert_eq!(seen, (verb, target.to_owned(), namespace, name), "{method} {uri}");
+            assert_eq!(call.dry_run, uri.contains("dryRun"), "{method} {uri}");
         }
     }
 }

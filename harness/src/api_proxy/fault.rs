@@ -22,7 +22,8 @@ impl Match {
         Self::default()
     }
 
-    /// Those of one verb on one resource, as in `("create", "pods")` or `("get", "pods/log")`.
+    /// Those of one verb on one resource, as in `("create", "pods")` or `("get", "pods/log")`,
+    /// without those that only ask whether it could be done (a dry run).
     #[must_use]
     pub fn of(verb: &str, target: &str) -> Self {
         Self { verb: Some(verb.to_owned()), target: Some(target.to_owned()), name: None }
@@ -37,7 +38,8 @@ impl Match {
 
     pub(super) fn covers(&self, call: &ApiCall) -> bool {
         let agrees = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|w| w == is);
-        agrees(&self.verb, &call.verb)
+        (self.target.is_none() || !call.dry_run)
+            && agrees(&self.verb, &call.verb)
             && agrees(&self.target, &call.target())
             && agrees(&self.name, &call.name)
     }
@@ -54,6 +56,11 @@ pub enum Fault {
     CutAfter,
     /// It is never answered, and its connection stays open.
     Silence,
+    /// The API server carries it out, and the answer never comes: its connection stays open.
+    SilenceAfter,
+    /// It is forwarded when the case lets go of it:
+    /// [`ApiProxy::let_go`](super::ApiProxy::let_go).
+    Hold,
     /// It is forwarded this much later.
     Delay(Duration),
     /// Its answer breaks off in the middle of its first line.
@@ -98,6 +105,8 @@ impl Fault {
             Self::CutBefore => "cut before".into(),
             Self::CutAfter => "answer lost".into(),
             Self::Silence => "silence".into(),
+            Self::SilenceAfter => "carried out, then silence".into(),
+            Self::Hold => "held".into(),
             Self::Delay(by) => format!("delayed by {} ms", by.as_millis()),
             Self::Truncate => "truncated".into(),
         }

@@ -81,10 +81,18 @@ impl ApiProxy {
         self.shared.changing().rules.add(wanted, fault, times);
     }
 
-    /// How many requests are still to be hit by what was injected.
+    /// How many requests are still to meet what was injected: those that have not come, and those
+    /// that the API server has not carried out yet though it is to do so first
+    /// ([`Fault::CutAfter`], [`Fault::SilenceAfter`]).
     #[must_use]
     pub fn pending_faults(&self) -> usize {
-        self.shared.changing().rules.left()
+        let changing = self.shared.changing();
+        changing.rules.left().saturating_add(changing.carrying_out)
+    }
+
+    /// Forwards the requests that are held by [`Fault::Hold`]; later ones are held anew.
+    pub fn let_go(&self) {
+        std::mem::take(&mut self.shared.changing().hold).cancel();
     }
 
     /// How many watches of a resource are open.

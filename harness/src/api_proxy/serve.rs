@@ -44,10 +44,14 @@ pub(super) struct Changing {
     pub(super) rules: Rules,
     pub(super) record: Record,
     pub(super) era: Era,
+    /// What lets go of the requests that are held.
+    pub(super) hold: CancellationToken,
     /// What ends the connections that were made mute.
     pub(super) mute: Vec<CancellationToken>,
     /// Whether a new connection is mute from its beginning.
     pub(super) silent: bool,
+    /// How many requests are being carried out whose fault is that their answer is lost.
+    pub(super) carrying_out: usize,
     pub(super) watches: Vec<(ApiCall, watch::Sender<Option<WatchFault>>)>,
 }
 
@@ -60,6 +64,15 @@ pub(super) struct Shared {
     pub(super) closed: CancellationToken,
     changing: Mutex<Changing>,
     room: Arc<Semaphore>,
+}
+
+/// One of [`Changing::carrying_out`], until the API server has answered or the client has gone.
+struct CarryingOut<'a>(&'a Shared);
+
+impl Drop for CarryingOut<'_> {
+    fn drop(&mut self) {
+        self.0.changing().carrying_out -= 1;
+    }
 }
 
 impl Changing {
@@ -144,16 +157,24 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     let call = ApiCall::parse(request.method(), request.uri());
     let expected = format!("Bearer {}", shared.token);
     let known = request.headers().get(AUTHORIZATION).is_some_and(|given| given == &*expected);
-    let (number, fault) = {
+    let (number, fault, hold, carrying_out) = {
         let mut changing = shared.changing();
         let fault = if known { changing.rules.take(&call) } else { Some(Fault::status(401)) };
         let said = fault.as_ref().map(Fault::describe);
-        (changing.record.arrived(request.method().as_str(), call.clone(), said), fault)
+        let number = changing.record.arrived(request.method().as_str(), call.clone(), said);
+        let loses_answer = matches!(fault, Some(Fault::CutAfter | Fault::SilenceAfter));
+        changing.carrying_out += usize::from(loses_answer);
+        let carrying_out = loses_answer.then(|| CarryingOut(shared));
+        (number, fault, changing.hold.clone(), carrying_out)
     };
     let response = match &fault {
         Some(Fault::CutBefore) => return Err(Cut),
         Some(Fault::Silence) => std::future::pending().await,
         Some(Fault::Answer(refusal)) => refuse(refusal),
+        Some(Fault::Hold) => {
+            hold.cancelled().await;
+            forward(shared, &call, request, false).await?
+        }
         Some(Fault::Delay(by)) => {
             tokio::time::sleep(*by).await;
             forward(shared, &call, request, false).await?
@@ -161,6 +182,11 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
         Some(Fault::CutAfter) => {
             forward(shared, &call, request, false).await?;
             return Err(Cut);
+        }
+        Some(Fault::SilenceAfter) => {
+            forward(shared, &call, request, false).await?;
+            drop(carrying_out);
+            std::future::pending().await
         }
         Some(Fault::Truncate) => forward(shared, &call, request, true).await?,
         None => forward(shared, &call, request, false).await?,

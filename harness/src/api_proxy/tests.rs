@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(300);
 const PODS: &str = "/api/v1/namespaces/n/pods";
 
-/// Answers with what it was sent; a watch gives a line each time it is told to.
+/// Answers with what it was sent; a watch gives a line each time it is told to, and a pod named
+/// `slow` is answered about when it is told to.
 struct Upstream {
     address: SocketAddr,
     seen: Arc<AtomicUsize>,
@@ -63,6 +64,9 @@ async fn respond(
     mut events: tokio::sync::broadcast::Receiver<()>,
 ) -> Response<stream::ProxyBody> {
     let watched = request.uri().query().is_some_and(|query| query.contains("watch"));
+    if request.uri().path().ends_with("/slow") {
+        events.recv().await.unwrap();
+    }
     let auth = request.headers().contains_key("authorization");
     let sent = request.into_body().collect().await.unwrap().to_bytes();
     let (sender, frames) = tokio::sync::mpsc::channel(1);
@@ -217,6 +221,56 @@ async fn a_delayed_request_comes_late_and_a_silenced_one_never() {
     assert!(set.is_silent("GET", &format!("{PODS}/p")).await);
     assert_eq!(set.send("GET", &format!("{PODS}/p"), "").await.unwrap().0, 200);
     assert_eq!(set.upstream.seen(), 2);
+    set.proxy.inject(Match::any(), Fault::SilenceAfter, 1);
+    assert!(set.is_silent("POST", PODS).await);
+    assert_eq!(set.upstream.seen(), 3, "it was carried out");
+}
+
+#[tokio::test]
+async fn a_fault_is_pending_until_the_deed_is_done() {
+    let set = set_up().await;
+    set.proxy.inject(Match::any(), Fault::SilenceAfter, 1);
+    let uri = format!("{PODS}/slow");
+    let watching = async {
+        while set.upstream.seen() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(set.proxy.pending_faults(), 1, "it has come, and is not carried out");
+        set.upstream.events.send(()).unwrap();
+        while set.proxy.pending_faults() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = set.send("GET", &uri, "") => panic!("answered: {answer:?}"),
+        () = watching => {}
+    }
+    set.proxy.inject(Match::any(), Fault::SilenceAfter, 1);
+    assert!(set.is_silent("GET", &uri).await);
+    set.proxy.cut_connections();
+    let left = async {
+        while set.proxy.pending_faults() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, left).await.expect("whoever has gone waits for nothing");
+}
+
+#[tokio::test]
+async fn a_held_request_goes_on_when_it_is_let_go() {
+    let set = set_up().await;
+    set.proxy.inject(Match::of("create", "pods"), Fault::Hold, 1);
+    let dry = format!("{PODS}?dryRun=All");
+    assert_eq!(set.send("POST", &dry, "x").await.unwrap().0, 200, "a dry run makes nothing");
+    let release = async {
+        while set.proxy.pending_faults() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(set.upstream.seen(), 1);
+        set.proxy.let_go();
+    };
+    let (held, ()) = tokio::join!(set.send("POST", PODS, "x"), release);
+    assert_eq!((held.unwrap().0, set.upstream.seen()), (200, 2));
 }
 
 #[tokio::test]

@@ -2,55 +2,47 @@
 
 use std::time::Instant;
 
-use hodei_proto::v1::job_service_client::JobServiceClient;
-use hodei_proto::v1::{JobState, SubmitJobRequest, WatchJobRequest};
-use tonic::transport::{Channel, Endpoint};
+use hodei_proto::v1::{JobSpec, JobState, SubmitJobRequest, WatchJobRequest};
 
-use super::{COMMAND, DEADLINE, Lap};
-use crate::case::command;
+use super::{DEADLINE, Lap};
+use crate::case::{Clients, command};
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 
 /// A server to submit jobs to.
 #[derive(Debug, Clone)]
 pub struct JobSide {
-    jobs: JobServiceClient<Channel>,
+    pub(super) clients: Clients,
 }
 
 impl JobSide {
-    /// Jobs on the server at `address` (`http://host:port`).
-    ///
-    /// # Errors
-    /// The address is none.
-    pub fn new(address: &str) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(address.to_owned()).classify(
-            FailureClass::Harness,
-            "use",
-            address,
-        )?;
-        Ok(Self { jobs: JobServiceClient::new(endpoint.connect_lazy()) })
+    /// Jobs on the server of these clients.
+    #[must_use]
+    pub fn new(clients: Clients) -> Self {
+        Self { clients }
     }
 
-    pub(super) async fn lap(&self) -> Result<Lap> {
-        let lap = tokio::time::timeout(DEADLINE, self.watch_one());
+    /// Submits a job; answers its id.
+    pub(super) async fn submit(&self, spec: JobSpec) -> Result<String> {
+        let request = SubmitJobRequest { spec: Some(spec), ..Default::default() };
+        let answer = self.clients.jobs().submit(request).await;
+        let answer = answer.classify(FailureClass::Product, "submit", "a job")?;
+        Ok(answer.into_inner().job.unwrap_or_default().id)
+    }
+
+    /// Runs one job of a program and its arguments.
+    pub(super) async fn lap(&self, argv: &[&str]) -> Result<Lap> {
+        let lap = tokio::time::timeout(DEADLINE, self.watch_one(argv));
         lap.await.classify(FailureClass::Product, "await", "a job's result")?
     }
 
-    async fn watch_one(&self) -> Result<Lap> {
-        let product = |operation| {
-            move |error: tonic::Status| {
-                HarnessError::new(FailureClass::Product, operation, "a job", error)
-            }
-        };
-        let mut jobs = self.jobs.clone();
+    async fn watch_one(&self, argv: &[&str]) -> Result<Lap> {
+        let class = FailureClass::Product;
         let begin = Instant::now();
-        let spec = Some(command(&COMMAND));
-        let request = SubmitJobRequest { spec, ..Default::default() };
-        let answer = jobs.submit(request).await.map_err(product("submit"))?;
-        let id = answer.into_inner().job.unwrap_or_default().id;
-        let watch = jobs.watch(WatchJobRequest { id: id.clone() }).await;
-        let mut changes = watch.map_err(product("watch"))?.into_inner();
+        let id = self.submit(command(argv)).await?;
+        let watch = self.clients.jobs().watch(WatchJobRequest { id: id.clone() }).await;
+        let mut changes = watch.classify(class, "watch", "a job")?.into_inner();
         let mut started = None;
-        while let Some(change) = changes.message().await.map_err(product("watch"))? {
+        while let Some(change) = changes.message().await.classify(class, "watch", "a job")? {
             let job = change.job.unwrap_or_default();
             let elapsed = begin.elapsed().as_secs_f64();
             match job.state() {
@@ -60,11 +52,11 @@ impl JobSide {
                 }
                 JobState::Failed | JobState::Cancelled | JobState::TimedOut => {
                     let cause = format!("it ended {:?}: {}", job.state(), job.reason);
-                    return Err(HarnessError::new(FailureClass::Product, "run", id, cause));
+                    return Err(HarnessError::new(class, "run", id, cause));
                 }
                 _ => {}
             }
         }
-        Err(HarnessError::new(FailureClass::Product, "watch", id, "the watch ended before the job"))
+        Err(HarnessError::new(class, "watch", id, "the watch ended before the job"))
     }
 }

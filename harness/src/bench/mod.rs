@@ -5,7 +5,9 @@
 //! wall-clock seconds at the client. A benchmark gives ratios to look at; it never fails a build.
 
 mod job;
+mod logs;
 mod pod;
+mod pooled;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,9 +19,11 @@ use crate::failure::Result;
 use crate::progress::Progress;
 
 pub use job::JobSide;
+pub use logs::compare_logs;
 pub use pod::PodSide;
+pub use pooled::{PoolSide, compare_pooled};
 
-/// What both sides run.
+/// What both sides run, unless a comparison says otherwise.
 const COMMAND: [&str; 2] = ["echo", "hello"];
 /// One pod or job, at the longest.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -53,12 +57,22 @@ pub struct Comparison {
     pub job_seconds: f64,
     /// Job to pod; below 1 is faster.
     pub ratio: f64,
-    /// The ratio that DESIGN sets as a goal.
-    pub goal: f64,
+    /// What DESIGN sets as a goal.
+    pub goal: Goal,
+}
+
+/// What a measure should come to at the most.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// Job to pod.
+    Ratio(f64),
+    /// The job alone, in seconds.
+    Seconds(f64),
 }
 
 impl Comparison {
-    fn of(measure: String, pod_seconds: f64, job_seconds: f64, goal: f64) -> Self {
+    fn of(measure: String, pod_seconds: f64, job_seconds: f64, goal: Goal) -> Self {
         Self { measure, pod_seconds, job_seconds, ratio: job_seconds / pod_seconds, goal }
     }
 }
@@ -78,9 +92,9 @@ pub async fn compare(
         .stage(format!("{} rounds, one at a time", plan.rounds), async |stage| {
             for round in 1..=plan.rounds {
                 stage.line(&format!("round {round}: pod"));
-                pod_laps.push(pods.lap().await?);
+                pod_laps.push(pods.lap(&COMMAND).await?);
                 stage.line(&format!("round {round}: job"));
-                job_laps.push(jobs.lap().await?);
+                job_laps.push(jobs.lap(&COMMAND).await?);
             }
             Ok(())
         })
@@ -91,13 +105,13 @@ pub async fn compare(
             format!("started, median of {}", plan.rounds),
             median(&pod_laps, |lap| lap.started),
             median(&job_laps, |lap| lap.started),
-            1.1,
+            Goal::Ratio(1.1),
         ),
         Comparison::of(
             format!("result, median of {}", plan.rounds),
             median(&pod_laps, |lap| lap.finished),
             median(&job_laps, |lap| lap.finished),
-            0.6,
+            Goal::Ratio(0.6),
         ),
     ];
     if plan.burst > 0 {
@@ -105,16 +119,16 @@ pub async fn compare(
         let makespan = |laps: &[Lap]| laps.iter().map(|lap| lap.finished).fold(0.0, f64::max);
         let pods = progress
             .stage(format!("{count} pods at once"), async |_| {
-                try_join_all((0..count).map(|_| pods.lap())).await
+                try_join_all((0..count).map(|_| pods.lap(&COMMAND))).await
             })
             .await?;
         let jobs = progress
             .stage(format!("{count} jobs at once"), async |_| {
-                try_join_all((0..count).map(|_| jobs.lap())).await
+                try_join_all((0..count).map(|_| jobs.lap(&COMMAND))).await
             })
             .await?;
         let measure = format!("makespan of {count} at once");
-        found.push(Comparison::of(measure, makespan(&pods), makespan(&jobs), 0.9));
+        found.push(Comparison::of(measure, makespan(&pods), makespan(&jobs), Goal::Ratio(0.9)));
     }
     Ok(found)
 }
@@ -129,22 +143,40 @@ pub fn render(comparisons: &[Comparison]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
-            "| {} | {:.2} s | {:.2} s | {:.2}× | ≤ {:.1}× |",
-            one.measure, one.pod_seconds, one.job_seconds, one.ratio, one.goal
+            "| {} | {} | {} | {:.2}× | ≤ {} |",
+            one.measure,
+            seconds(one.pod_seconds),
+            seconds(one.job_seconds),
+            one.ratio,
+            match one.goal {
+                Goal::Ratio(ratio) => format!("{ratio:.1}×"),
+                Goal::Seconds(most) => seconds(most),
+            }
         );
     }
     text
 }
 
-/// The middle of the values; the mean of the two middle ones of an even number; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
+/// A time as a person reads it: short ones in milliseconds.
+fn seconds(time: f64) -> String {
+    if time < 0.1 { format!("{:.2} ms", time * 1000.0) } else { format!("{time:.2} s") }
+}
+
+/// The middle of the values.
+fn median(values: Vec<f64>) -> f64 {
+    percentile(&values, 0.5)
+}
+
+/// The value below which this share of the values lies, between two of them in proportion; 0 of none.
+fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    // So many values are counted exactly.
+    let place = last as f64 * share;
+    let below = sorted[place.floor() as usize];
+    let above = sorted[place.ceil() as usize];
+    below + (above - below) * place.fract()
 }
 
 #[cfg(test)]
@@ -156,17 +188,17 @@ mod tests {
         for (values, expect) in
             [(vec![], 0.0), (vec![3.0], 3.0), (vec![9.0, 1.0], 5.0), (vec![5.0, 1.0, 9.0], 5.0)]
         {
-            assert!((median(values.clone()) - expect).abs() < f64::EPSILON, "{values:?}");
+            assert!((percentile(&values, 0.5) - expect).abs() < f64::EPSILON, "{values:?}");
         }
     }
 
     #[test]
     fn a_person_reads_this() {
-        let one = Comparison::of("result, median of 3".to_owned(), 2.0, 0.7, 0.6);
+        let one = Comparison::of("result, median of 3".to_owned(), 2.0, 0.07, Goal::Ratio(0.6));
         assert_eq!(
             render(&[one]),
             "| measure | bare pod | Hodei job | ratio | goal |\n|---|---:|---:|---:|---:|\n\
-             | result, median of 3 | 2.00 s | 0.70 s | 0.35× | ≤ 0.6× |\n"
+             | result, median of 3 | 2.00 s | 70.00 ms | 0.04× | ≤ 0.6× |\n"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Clients of one case's server: gRPC and REST on loopback, as a user would have them.
+//! Clients of one server: gRPC and REST on loopback, as a user would have them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use hodei_proto::v1::job_service_client::JobServiceClient;
 use hodei_proto::v1::log_stream_service_client::LogStreamServiceClient;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
 use serde_json::Value;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 use crate::server_process::{ServerProcess, http_client, rest_message};
@@ -28,11 +28,27 @@ impl Clients {
     /// # Errors
     /// The TLS back end cannot be set up.
     pub fn of(server: &ServerProcess) -> Result<Self> {
-        let address = format!("http://{}", server.grpc_address());
-        let endpoint = Endpoint::from_shared(address)
-            .classify(FailureClass::Harness, "use", "the server's address")?
-            .connect_timeout(Duration::from_secs(5));
-        Ok(Self { channel: endpoint.connect_lazy(), http: http_client()?, rest: server.rest_url() })
+        Self::at(&format!("http://{}", server.grpc_address()), &server.rest_url())
+    }
+
+    /// Clients of the server whose gRPC is at `grpc` and whose REST is at `rest` (`http://host:port`).
+    ///
+    /// # Errors
+    /// `grpc` is no address, or the TLS back end cannot be set up.
+    pub fn at(grpc: &str, rest: &str) -> Result<Self> {
+        let channel = endpoint(grpc)?.connect_lazy();
+        Ok(Self { channel, http: http_client()?, rest: rest.to_owned() })
+    }
+
+    /// The same clients for a `server` whose gRPC has TLS, trusting `authority` (PEM).
+    ///
+    /// # Errors
+    /// The authority cannot be used.
+    pub fn over_tls(self, server: &ServerProcess, authority: &str) -> Result<Self> {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+        let endpoint = endpoint(&format!("https://{}", server.grpc_address()))?.tls_config(tls);
+        let endpoint = endpoint.classify(FailureClass::Harness, "use", "the authority")?;
+        Ok(Self { channel: endpoint.connect_lazy(), ..self })
     }
 
     /// Jobs.
@@ -71,6 +87,24 @@ impl Clients {
         self.send("POST", path, request).await
     }
 
+    /// `PUT` of JSON to a path.
+    ///
+    /// # Errors
+    /// As for [`Self::get`].
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        let request = self.http.put(format!("{}{path}", self.rest)).json(body);
+        self.send("PUT", path, request).await
+    }
+
+    /// `DELETE` of a path.
+    ///
+    /// # Errors
+    /// As for [`Self::get`].
+    pub async fn delete(&self, path: &str) -> Result<Value> {
+        let request = self.http.delete(format!("{}{path}", self.rest));
+        self.send("DELETE", path, request).await
+    }
+
     /// The text of a path that is not JSON: `/metrics`.
     ///
     /// # Errors
@@ -104,4 +138,10 @@ impl Clients {
             format!("{verb} {path}"),
         )
     }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(address.to_owned());
+    let endpoint = endpoint.classify(FailureClass::Harness, "use", address)?;
+    Ok(endpoint.connect_timeout(Duration::from_secs(5)))
 }

@@ -1,5 +1,5 @@
-//! What a case may do to what all cases share, each with its way back: the proxy in front of the
-//! Kubernetes API, nodes, the API server. What is disturbed is undone when the case ends, however
+//! What a case may do to what it works with, each with its way back: the proxies of the worker link and
+//! in front of the Kubernetes API, nodes, the API server. What is disturbed is undone when the case ends, however
 //! it does; after a SIGKILL the journal says what is left to undo.
 
 use std::path::Path;
@@ -17,6 +17,8 @@ use crate::cluster::network;
 use crate::cluster::node::{self, Stop};
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 use crate::journal::{EntryId, Resource, State};
+use crate::link_proxy::LinkProxy;
+use crate::postgres;
 
 /// What a case holds to disturb with, and what it has disturbed.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct Disturbance {
     stopped: Vec<(EntryId, String)>,
     cordoned: Vec<(EntryId, String)>,
     given: Vec<(EntryId, String, String)>,
+    /// Containers beside the cluster's nodes.
+    pub(super) neighbours: Vec<(EntryId, String)>,
 }
 
 impl Disturbance {
@@ -57,6 +61,19 @@ impl CaseEnv {
         self.disturbance.proxy.as_ref().ok_or_else(|| {
             let cause = "it asked for none (CaseOptions::api_proxy)";
             let subject = format!("the API proxy of case {}", self.id);
+            HarnessError::new(FailureClass::Harness, "use", subject, cause)
+        })
+    }
+
+    /// The proxy between the case's workers and its server.
+    ///
+    /// # Errors
+    /// The case asked for none.
+    pub fn link_proxy(&self) -> Result<&LinkProxy> {
+        let proxy = self.stack.as_ref().and_then(|stack| stack.link_proxy.as_ref());
+        proxy.ok_or_else(|| {
+            let cause = "it asked for none (CaseOptions::link_proxy)";
+            let subject = format!("the link proxy of case {}", self.id);
             HarnessError::new(FailureClass::Harness, "use", subject, cause)
         })
     }
@@ -204,9 +221,20 @@ impl CaseEnv {
         node::restart_api_server(&self.environment.cluster).await
     }
 
+    /// Makes Postgres crash and waits until it is back. Every case notices: such a case is exclusive.
+    ///
+    /// # Errors
+    /// As for [`postgres::crash`].
+    pub async fn crash_postgres(&self) -> Result<()> {
+        postgres::crash(&self.environment.postgres.admin_url).await
+    }
+
     /// Undoes what is still disturbed; all of it is tried, the first error is answered.
     pub(super) async fn end_disturbances(&mut self) -> Result<()> {
-        let mut first = Ok(());
+        let mut first = self.remove_neighbours().await;
+        if let Ok(link) = self.link_proxy() {
+            link.heal();
+        }
         if let Some(proxy) = &self.disturbance.proxy {
             first = first.and(proxy.heal().await);
         }

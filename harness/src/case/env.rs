@@ -9,14 +9,15 @@ use serde_json::{Map, Value, json};
 
 use super::disturbance::Disturbance;
 use super::namespace::{CaseNamespace, Place, TOKEN_VALIDITY, write_kubeconfig};
+use super::stack::{Stack, StackPlace, clone_database, start_stack};
 use super::{CaseOptions, Clients, Recorder};
 use crate::cluster::ready;
-use crate::environment::{Environment, SecretUrl};
+use crate::environment::Environment;
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
-use crate::journal::{EntryId, Journal, Resource, State};
+use crate::journal::Journal;
 use crate::postgres;
 use crate::run_dir::{RunDir, RunId};
-use crate::server_process::{Lifetime, ServerOptions, ServerProcess};
+use crate::server_process::ServerProcess;
 
 /// The provider that a case has unless it asks for none.
 pub const PROVIDER: &str = "kind";
@@ -38,21 +39,6 @@ pub struct CaseEnv {
     pub(super) disturbance: Disturbance,
 }
 
-/// What a case with a server has beside its namespace.
-#[derive(Debug)]
-pub(super) struct Stack {
-    pub(super) server: ServerProcess,
-    pub(super) clients: Clients,
-    pub(super) database: Database,
-}
-
-#[derive(Debug)]
-pub(super) struct Database {
-    pub(super) name: String,
-    pub(super) url: SecretUrl,
-    pub(super) entry: EntryId,
-}
-
 impl CaseEnv {
     /// Makes what a case asks for, each thing journalled before it is made.
     pub(super) async fn start(
@@ -67,7 +53,7 @@ impl CaseEnv {
             .infrastructure("make", evidence.display().to_string())?;
         let journal = run.journal(Some(id));
         let client = ready::client(&environment.cluster).await?;
-        let name = format!("hodei-e2e-{}-{slug}", run.id.short());
+        let name = format!("hodei-e2e-{}-{slug}", run.short());
         let recorder = Recorder::start(&client, &name, &evidence)?;
         let place = Place {
             client: &client,
@@ -76,13 +62,13 @@ impl CaseEnv {
             run: &run.id,
             case: id,
         };
-        let database = format!("e2e_{}_{}", run.id.short(), slug.replace('-', "_"));
+        let database = format!("e2e_{}_{slug}", run.short()).replace('-', "_");
         let (namespace, database) = tokio::join!(
             CaseNamespace::create(&place, &name, options),
             clone_database(&environment, &journal, &database, options.server),
         );
         let (namespace, database) = (namespace?, database?);
-        let private = run.path.join("private").join(id);
+        let private = run.private(id);
         crate::paths::ensure_private_dir(&private)?;
         let kubeconfig =
             write_kubeconfig(&client, &environment.cluster, &name, &private, TOKEN_VALIDITY)
@@ -91,7 +77,8 @@ impl CaseEnv {
         let stack = match database {
             None => None,
             Some(database) => {
-                Some(start_stack(&environment, &journal, database, &evidence, options).await?)
+                let place = StackPlace { evidence: &evidence, private: &private };
+                Some(start_stack(&environment, &journal, database, &place, options).await?)
             }
         };
         let id = id.to_owned();
@@ -109,7 +96,7 @@ impl CaseEnv {
             disturbance,
         };
         if let Some(overrides) = &options.provider {
-            env.register_provider(PROVIDER, overrides).await?;
+            env.register(PROVIDER, overrides, options.pool.as_ref()).await?;
         }
         Ok(env)
     }
@@ -197,6 +184,45 @@ impl CaseEnv {
         self.stack.as_mut().map(|stack| &mut stack.server).ok_or_else(|| no_server(id))
     }
 
+    /// The second replica of the server, on the same database and behind the same proxy.
+    ///
+    /// # Errors
+    /// The case asked for none.
+    pub fn replica(&mut self) -> Result<&mut ServerProcess> {
+        let id = self.id.clone();
+        let replica = self.stack.as_mut().and_then(|stack| stack.replica.as_mut());
+        replica.ok_or_else(|| {
+            let cause = "it asked for none (CaseOptions::replica)";
+            let subject = format!("the second server of case {id}");
+            HarnessError::new(FailureClass::Harness, "use", subject, cause)
+        })
+    }
+
+    /// PEM of the authority of the server's certificate.
+    ///
+    /// # Errors
+    /// The case asked for no TLS.
+    pub fn authority(&self) -> Result<&str> {
+        let authority = self.stack()?.tls.as_ref().map(|tls| tls.authority.as_str());
+        authority.ok_or_else(|| {
+            let cause = "it asked for none (CaseOptions::tls)";
+            HarnessError::new(
+                FailureClass::Harness,
+                "use",
+                format!("TLS of case {}", self.id),
+                cause,
+            )
+        })
+    }
+
+    /// What workers are told to connect to.
+    ///
+    /// # Errors
+    /// The case asked for no server.
+    pub fn advertised_address(&self) -> Result<&str> {
+        Ok(&self.stack()?.advertised)
+    }
+
     /// The server's log so far.
     ///
     /// # Errors
@@ -247,11 +273,23 @@ impl CaseEnv {
         name: &str,
         overrides: &Map<String, Value>,
     ) -> Result<Value> {
+        self.register(name, overrides, None).await
+    }
+
+    async fn register(
+        &self,
+        name: &str,
+        overrides: &Map<String, Value>,
+        pool: Option<&Value>,
+    ) -> Result<Value> {
         let mut config = self.provider_config();
         for (field, value) in overrides {
             config[field] = value.clone();
         }
-        let body = json!({"type": "kubernetes", "name": name, "config": config});
+        let mut body = json!({"type": "kubernetes", "name": name, "config": config});
+        if let Some(pool) = pool {
+            body["pool"] = pool.clone();
+        }
         self.clients()?.post("/api/providers", &body).await
     }
 
@@ -307,59 +345,6 @@ pub(super) async fn client_by(kubeconfig: &Path) -> Result<Client> {
 fn no_server(id: &str) -> HarnessError {
     let cause = "it asked for none (CaseOptions::cluster_only)";
     HarnessError::new(FailureClass::Harness, "use", format!("the server of case {id}"), cause)
-}
-
-async fn clone_database(
-    environment: &Environment,
-    journal: &Journal,
-    name: &str,
-    wanted: bool,
-) -> Result<Option<Database>> {
-    if !wanted {
-        return Ok(None);
-    }
-    let admin_url = environment.postgres.admin_url.expose().to_owned();
-    let entry = journal.intend(Resource::Database { admin_url, name: name.to_owned() })?;
-    let url = postgres::create_database(&environment.postgres, name).await?;
-    journal.mark(entry, State::Created)?;
-    Ok(Some(Database { name: name.to_owned(), url, entry }))
-}
-
-async fn start_stack(
-    environment: &Environment,
-    journal: &Journal,
-    database: Database,
-    evidence: &Path,
-    options: &CaseOptions,
-) -> Result<Stack> {
-    // Short, so that a lost worker is found within a case's patience.
-    let mut arguments: Vec<String> = [
-        "--heartbeat-seconds=1",
-        "--lease-seconds=10",
-        "--reconcile-seconds=2",
-        "--cancel-grace-seconds=3",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    for given in &options.server_arguments {
-        let flag = given.split('=').next().unwrap_or_default();
-        arguments.retain(|argument| argument.split('=').next() != Some(flag));
-        arguments.push(given.clone());
-    }
-    let server_options = ServerOptions {
-        program: environment.programs.server.clone(),
-        database: database.url.clone(),
-        advertised_host: environment.host.hostname.clone(),
-        listen: environment.host.listen,
-        directory: evidence.to_path_buf(),
-        arguments,
-        environment: options.server_environment.clone(),
-        ports: None,
-        lifetime: Lifetime::Parent,
-    };
-    let server = ServerProcess::start(server_options, journal).await?;
-    let clients = Clients::of(&server)?;
-    Ok(Stack { server, clients, database })
 }
 
 impl std::fmt::Debug for CaseEnv {

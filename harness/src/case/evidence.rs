@@ -1,14 +1,17 @@
-//! What is kept of a case: rows, logs of the agents that are still there, the job's own words.
-//! Timeline and server log are written while the case runs.
+//! What is kept of a case: rows, logs of the agents that are still there, the job's own words, and
+//! when what happened to its jobs. Timeline and server log are written while the case runs.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, LogParams};
 
 use super::CaseEnv;
+use crate::job_times::{JobTimes, Rows, derive};
 
 /// Tables, without what a user may have put into a job's environment.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
     ("providers", "SELECT name, kind, source, created_at FROM providers"),
     (
         "jobs",
@@ -20,19 +23,31 @@ const TABLES: [(&str, &str); 6] = [
     (
         "workers",
         "SELECT id, provider, job_id, epoch, state, resource, resource_uid, pod_uid, reason, \
-                 created_at, scheduled_at, registered_at, terminated_at FROM workers ORDER BY created_at",
+                 node, pooled, created_at, scheduled_at, running_at, registered_at, terminating_at, \
+                 terminated_at FROM workers ORDER BY created_at",
+    ),
+    (
+        "output",
+        "SELECT job_id, epoch, min(created_at) AS first_stored_at, max(last_sequence) AS last_sequence \
+         FROM log_chunks GROUP BY job_id, epoch ORDER BY job_id, epoch",
     ),
     ("audit_events", "SELECT * FROM audit_events ORDER BY id"),
 ];
 
 impl CaseEnv {
     /// Writes down what can be had; what cannot is said in its place. Never fails: it must not
-    /// hide the failure that it is evidence of.
-    pub(super) async fn dump_evidence(&self) {
+    /// hide the failure that it is evidence of. Returns the jobs in time; `None` for a case that has
+    /// no server, and so no jobs.
+    pub(super) async fn dump_evidence(&self) -> Option<JobTimes> {
+        let mut tables = BTreeMap::new();
         if self.stack.is_some() {
             for (table, sql) in TABLES {
                 let text = match self.rows(sql).await {
-                    Ok(rows) => rows.iter().map(|row| format!("{row}\n")).collect(),
+                    Ok(rows) => {
+                        let text = rows.iter().map(|row| format!("{row}\n")).collect();
+                        tables.insert(table, rows);
+                        text
+                    }
                     Err(error) => format!("{error}: {}\n", error.source),
                 };
                 self.write(&format!("rows-{table}.jsonl"), &text);
@@ -52,6 +67,14 @@ impl CaseEnv {
                 }
             }
         }
+        let rows = |table: &str| tables.get(table).map_or(&[][..], Vec::as_slice);
+        let rows = Rows {
+            jobs: rows("jobs"),
+            attempts: rows("attempts"),
+            workers: rows("workers"),
+            output: rows("output"),
+        };
+        (!tables.is_empty()).then(|| derive(&rows, &self.recorder.sightings()))
     }
 
     fn write(&self, name: &str, text: &str) {

@@ -105,7 +105,18 @@ impl CaseNamespace {
     /// Creates the objects of a manifest: those of a namespace in this one, those of the cluster
     /// under a name of their own and journalled. What is there already is left as it is.
     pub(super) async fn apply(&mut self, place: &Place<'_>, manifest: &Path) -> Result<()> {
-        for mut document in read_manifest(manifest)? {
+        let documents = read_manifest(manifest)?;
+        self.apply_documents(place, documents, &manifest.display().to_string()).await
+    }
+
+    /// As [`Self::apply`], for what was read from a manifest and changed.
+    pub(super) async fn apply_documents(
+        &mut self,
+        place: &Place<'_>,
+        documents: Vec<Value>,
+        manifest: &str,
+    ) -> Result<()> {
+        for mut document in documents {
             let type_name = document["kind"].as_str().unwrap_or_default().to_owned();
             if type_name == "Namespace" {
                 continue;
@@ -115,7 +126,7 @@ impl CaseNamespace {
             let object: DynamicObject = serde_json::from_value(document).classify(
                 FailureClass::Harness,
                 "understand",
-                manifest.display().to_string(),
+                manifest,
             )?;
             let resource = api_resource(&object);
             let name = object.name_any();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// From the beginning of a case's body to its end, unless it says otherwise.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -13,11 +13,15 @@ const DEADLINE: Duration = Duration::from_secs(180);
 pub struct CaseOptions {
     pub(super) server: bool,
     pub(super) provider: Option<Map<String, Value>>,
+    pub(super) pool: Option<Value>,
     pub(super) server_arguments: Vec<String>,
     pub(super) server_environment: BTreeMap<String, String>,
     pub(super) deadline: Duration,
     pub(super) pod_quota: u32,
     pub(super) api_proxy: bool,
+    pub(super) link_proxy: bool,
+    pub(super) replica: bool,
+    pub(super) tls: bool,
 }
 
 impl Default for CaseOptions {
@@ -25,11 +29,15 @@ impl Default for CaseOptions {
         Self {
             server: true,
             provider: Some(Map::new()),
+            pool: None,
             server_arguments: Vec::new(),
             server_environment: BTreeMap::new(),
             deadline: DEADLINE,
             pod_quota: 80,
             api_proxy: false,
+            link_proxy: false,
+            replica: false,
+            tls: false,
         }
     }
 }
@@ -61,6 +69,15 @@ impl CaseOptions {
         self
     }
 
+    /// Lets the provider keep from `minimum` to `maximum` pooled workers, each for so many seconds
+    /// without work.
+    #[must_use]
+    pub fn pool(mut self, minimum: usize, maximum: usize, idle_seconds: u32) -> Self {
+        self.pool =
+            Some(json!({"minimum": minimum, "maximum": maximum, "idle_seconds": idle_seconds}));
+        self
+    }
+
     /// Adds an argument of `hodei-server` with its value; the last one of a name counts.
     #[must_use]
     pub fn server_argument(mut self, flag: &str, value: impl Into<String>) -> Self {
@@ -88,6 +105,30 @@ impl CaseOptions {
     #[must_use]
     pub fn api_proxy(mut self) -> Self {
         self.api_proxy = true;
+        self
+    }
+
+    /// Sends workers to the server through a fault proxy:
+    /// [`CaseEnv::link_proxy`](super::CaseEnv::link_proxy). Feature `fault-proxy`.
+    #[must_use]
+    pub fn link_proxy(mut self) -> Self {
+        self.link_proxy = true;
+        self
+    }
+
+    /// Starts a second replica of the server on the same database, and sends workers to both
+    /// through the proxy of [`Self::link_proxy`]: [`CaseEnv::replica`](super::CaseEnv::replica).
+    #[must_use]
+    pub fn replica(mut self) -> Self {
+        self.replica = true;
+        self
+    }
+
+    /// Serves gRPC with a certificate of the case's own authority:
+    /// [`CaseEnv::authority`](super::CaseEnv::authority).
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::failure::{Classify, Result};
+use crate::job_times::Sightings;
 
 /// One pod that was seen: as it was last, and whether it is gone.
 #[derive(Debug, Clone)]
@@ -34,6 +35,7 @@ type Pods = BTreeMap<usize, PodRecord>;
 pub struct Recorder {
     pods: watch::Receiver<Pods>,
     path: PathBuf,
+    sightings: Arc<Mutex<Sightings>>,
     _tasks: JoinSet<()>,
 }
 
@@ -45,7 +47,36 @@ struct Line<'a, T> {
     object: &'a T,
 }
 
-type Sink = Arc<Mutex<std::fs::File>>;
+/// Where what is seen goes: the file, and the times of it.
+#[derive(Clone)]
+struct Sink {
+    file: Arc<Mutex<std::fs::File>>,
+    sightings: Arc<Mutex<Sightings>>,
+}
+
+impl Sink {
+    /// Writes a line, and lets `see` look at the time in it.
+    fn note<T: Serialize>(
+        &self,
+        what: &str,
+        change: &str,
+        object: &T,
+        see: impl FnOnce(&mut Sightings, Timestamp),
+    ) {
+        let line = Line { at: Timestamp::now(), what, change, object };
+        see(&mut self.sightings.lock().expect("no recorder panics while it looks"), line.at);
+        let Ok(mut text) = serde_json::to_vec(&line) else { return };
+        text.push(b'\n');
+        let mut file = self.file.lock().expect("no recorder panics while it holds the file");
+        if let Err(error) = file.write_all(&text) {
+            tracing::warn!(%error, "the timeline has a gap");
+        }
+    }
+
+    fn note_error(&self, what: &str, error: &watcher::Error) {
+        self.note(what, "watch error", &error.to_string(), |_, _| {});
+    }
+}
 
 impl Recorder {
     /// Begins to record; what happens from now on is in `directory/timeline.jsonl`.
@@ -56,13 +87,14 @@ impl Recorder {
         let path = directory.join("timeline.jsonl");
         let file =
             std::fs::File::create(&path).infrastructure("write", path.display().to_string())?;
-        let sink: Sink = Arc::new(Mutex::new(file));
+        let sightings = Arc::new(Mutex::new(Sightings::default()));
+        let sink = Sink { file: Arc::new(Mutex::new(file)), sightings: sightings.clone() };
         let (sender, pods) = watch::channel(Pods::new());
         let mut tasks = JoinSet::new();
         let api = Api::<Pod>::namespaced(client.clone(), namespace);
         tasks.spawn(record_pods(api, sender, sink.clone()));
         tasks.spawn(record_events(Api::<Event>::namespaced(client.clone(), namespace), sink));
-        Ok(Self { pods, path, _tasks: tasks })
+        Ok(Self { pods, path, sightings, _tasks: tasks })
     }
 
     /// Every pod seen so far, in the order in which they were first seen.
@@ -83,6 +115,12 @@ impl Recorder {
         self.pods.clone()
     }
 
+    /// When what was first seen of each pod.
+    #[must_use]
+    pub fn sightings(&self) -> Sightings {
+        self.sightings.lock().expect("no recorder panics while it looks").clone()
+    }
+
     /// The recorded timeline, one JSON object a line.
     #[must_use]
     pub fn timeline(&self) -> &Path {
@@ -98,7 +136,7 @@ async fn record_pods(api: Api<Pod>, sender: watch::Sender<Pods>, sink: Sink) {
             Ok(watcher::Event::Init) => seen_in_list.clear(),
             Ok(watcher::Event::InitApply(pod)) => {
                 seen_in_list.push(pod.uid().unwrap_or_default());
-                note(&sink, "pod", "listed", &pod);
+                sink.note("pod", "listed", &pod, |seen, at| seen.saw(at, &pod, true));
                 sender.send_modify(|pods| put(pods, pod, false));
             }
             Ok(watcher::Event::InitDone) => sender.send_modify(|pods| {
@@ -107,14 +145,14 @@ async fn record_pods(api: Api<Pod>, sender: watch::Sender<Pods>, sink: Sink) {
                 }
             }),
             Ok(watcher::Event::Apply(pod)) => {
-                note(&sink, "pod", "changed", &pod);
+                sink.note("pod", "changed", &pod, |seen, at| seen.saw(at, &pod, false));
                 sender.send_modify(|pods| put(pods, pod, false));
             }
             Ok(watcher::Event::Delete(pod)) => {
-                note(&sink, "pod", "deleted", &pod);
+                sink.note("pod", "deleted", &pod, |seen, at| seen.saw_gone(at, &pod));
                 sender.send_modify(|pods| put(pods, pod, true));
             }
-            Err(error) => note(&sink, "pod", "watch error", &error.to_string()),
+            Err(error) => sink.note_error("pod", &error),
         }
     }
 }
@@ -130,22 +168,15 @@ async fn record_events(api: Api<Event>, sink: Sink) {
     let mut stream = watcher(api, watcher::Config::default()).boxed();
     while let Some(event) = stream.next().await {
         match event {
-            Ok(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) => {
-                note(&sink, "event", "seen", &event);
+            Ok(watcher::Event::Apply(event)) => {
+                sink.note("event", "seen", &event, |seen, at| seen.saw_event(at, &event, false));
+            }
+            Ok(watcher::Event::InitApply(event)) => {
+                sink.note("event", "seen", &event, |seen, at| seen.saw_event(at, &event, true));
             }
             Ok(_) => {}
-            Err(error) => note(&sink, "event", "watch error", &error.to_string()),
+            Err(error) => sink.note_error("event", &error),
         }
-    }
-}
-
-fn note<T: Serialize>(sink: &Sink, what: &str, change: &str, object: &T) {
-    let line = Line { at: Timestamp::now(), what, change, object };
-    let Ok(mut text) = serde_json::to_vec(&line) else { return };
-    text.push(b'\n');
-    let mut file = sink.lock().expect("no recorder panics while it holds the file");
-    if let Err(error) = file.write_all(&text) {
-        tracing::warn!(%error, "the timeline has a gap");
     }
 }
 

@@ -12,6 +12,7 @@ use super::{CaseEnv, CaseOptions};
 use crate::catalogue::Catalogue;
 use crate::environment::{Environment, Keep};
 use crate::failure::{FailureClass, HarnessError, Result};
+use crate::job_times::JobTimes;
 use crate::journal::{EntryId, Resource, State};
 use crate::lineage::ProcessIdentity;
 use crate::outcome::{Outcome, Status};
@@ -80,13 +81,17 @@ where
     let environment = Environment::load()?;
     let owned = environment.run.is_some();
     let run = run_of(&environment)?;
-    let mut outcome = Outcome::running(id, run.evidence(id));
+    let mut outcome = Outcome::running(id, run.evidence(id), run.round);
     outcome.save(&run.outcomes())?;
     let own_process = if owned { Some(own_process(id, &run)?) } else { None };
+    let mut jobs = None;
     let lived = match Catalogue::read(&environment.workspace) {
         Ok(catalogue) => match catalogue.case(id) {
             Ok(case) => match environment.require(case) {
-                Ok(()) => go_through(id, &case.slug(), environment, &run, options, body).await,
+                Ok(()) => {
+                    let place = Place { id, slug: &case.slug(), run: &run };
+                    go_through(&place, environment, options, body, &mut jobs).await
+                }
                 Err(error) => Err(Failure::of(error)),
             },
             Err(error) => Err(Failure::of(error)),
@@ -94,6 +99,7 @@ where
         Err(error) => Err(Failure::of(error)),
     };
     outcome.seconds = started.elapsed().as_secs_f64();
+    outcome.jobs = jobs;
     match lived {
         Ok(()) => outcome.status = Status::Passed,
         Err(failure) => {
@@ -109,21 +115,27 @@ where
     Ok(outcome)
 }
 
-/// Start, body, evidence, audit, clean-up. The first failure is the one reported; the others are
+/// Which case of which run.
+struct Place<'a> {
+    id: &'a str,
+    slug: &'a str,
+    run: &'a RunDir,
+}
+
+/// Start, body, evidence, audit, clean-up; `jobs` is what its jobs' times were. The first failure is the one reported; the others are
 /// added to its message.
 async fn go_through<F>(
-    id: &str,
-    slug: &str,
+    place: &Place<'_>,
     environment: Environment,
-    run: &RunDir,
     options: CaseOptions,
     body: F,
+    jobs: &mut Option<JobTimes>,
 ) -> Result<(), Failure>
 where
     F: AsyncFnOnce(&mut CaseEnv) -> anyhow::Result<()>,
 {
     let keep = environment.keep;
-    let started = CaseEnv::start(id, slug, environment, run, &options).await;
+    let started = CaseEnv::start(place.id, place.slug, environment, place.run, &options).await;
     let mut env = match started {
         Ok(env) => env,
         // What was made is in the journal, and the end of the run removes it.
@@ -149,7 +161,7 @@ where
     {
         failures.push(Failure::of(error));
     }
-    env.dump_evidence().await;
+    *jobs = env.dump_evidence().await;
     let failed = !failures.is_empty();
     let kept = keep == Keep::Everything || (failed && keep == Keep::Failures);
     if let Err(error) = env.clean_up(kept, failed).await {
@@ -172,7 +184,7 @@ impl CaseEnv {
             }
         };
         if let Some(mut stack) = self.stack.take() {
-            note(if failed { stack.server.kill().await } else { stack.server.stop().await });
+            note(stack.end(failed).await);
             if kept {
                 note(self.journal.mark(stack.database.entry, State::Kept));
             } else {

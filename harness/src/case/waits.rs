@@ -13,8 +13,9 @@ use crate::wait::{Observed, await_until};
 
 /// From submit to a running command, on a busy two-core machine.
 const JOB_DEADLINE: Duration = Duration::from_secs(90);
-/// From an action to its pod's answer.
-const POD_DEADLINE: Duration = Duration::from_secs(60);
+/// From an action to its pod's answer. A kubelet on two busy cores was seen to take 68 s from a container's
+/// end to its pod's.
+const POD_DEADLINE: Duration = Duration::from_secs(120);
 /// From a job's end to its last line of output.
 const LOG_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -32,6 +33,12 @@ impl Output {
         self.text(OutputStream::Stdout)
     }
 
+    /// Standard output, byte for byte.
+    #[must_use]
+    pub fn stdout_bytes(&self) -> Vec<u8> {
+        self.bytes(OutputStream::Stdout)
+    }
+
     /// Standard error, all of it.
     #[must_use]
     pub fn stderr(&self) -> String {
@@ -45,9 +52,12 @@ impl Output {
     }
 
     fn text(&self, stream: OutputStream) -> String {
+        String::from_utf8_lossy(&self.bytes(stream)).into_owned()
+    }
+
+    fn bytes(&self, stream: OutputStream) -> Vec<u8> {
         let of = self.frames.iter().filter(|(_, frame)| frame.stream == stream as i32);
-        let bytes: Vec<u8> = of.flat_map(|(_, frame)| frame.data.iter().copied()).collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        of.flat_map(|(_, frame)| frame.data.iter().copied()).collect()
     }
 }
 
@@ -143,7 +153,7 @@ impl CaseEnv {
     /// Waits until some pod of the namespace, living or gone, satisfies `wanted`.
     ///
     /// # Errors
-    /// None does within a minute; the error lists the pods.
+    /// None does within two minutes; the error lists the pods.
     pub async fn await_pod(&self, what: &str, wanted: impl Fn(&PodRecord) -> bool) -> Result<Pod> {
         let found = self.await_pods(what, POD_DEADLINE, |all| {
             all.iter().find(|record| wanted(record)).map(|record| record.pod.clone())
@@ -185,7 +195,7 @@ impl CaseEnv {
     /// Waits until no pod is left in the namespace.
     ///
     /// # Errors
-    /// One is still there after a minute.
+    /// One is still there after two minutes.
     pub async fn await_gone(&self) -> Result<()> {
         let none = |pods: &[PodRecord]| pods.iter().all(|record| record.gone).then_some(());
         self.await_pods("every pod to be gone", POD_DEADLINE, none).await
@@ -196,7 +206,15 @@ impl CaseEnv {
     /// # Errors
     /// The stream fails or does not end within a minute.
     pub async fn job_output(&self, id: &str) -> Result<Output> {
-        self.read_output(id, |_| false).await
+        self.job_output_from(id, 0, 0).await
+    }
+
+    /// A job's output from a sequence number of an attempt on, followed to its end.
+    ///
+    /// # Errors
+    /// As for [`Self::job_output`].
+    pub async fn job_output_from(&self, id: &str, epoch: u32, sequence: u64) -> Result<Output> {
+        self.read_output(id, (epoch, sequence), |_| false).await
     }
 
     /// A job's standard output so far, once it contains `text`, by `LogStreamService`.
@@ -204,7 +222,8 @@ impl CaseEnv {
     /// # Errors
     /// The job ends, or a minute passes, and the text did not come.
     pub async fn await_output(&self, id: &str, text: &str) -> Result<String> {
-        let stdout = self.read_output(id, |output| output.stdout().contains(text)).await?.stdout();
+        let stdout =
+            self.read_output(id, (0, 0), |output| output.stdout().contains(text)).await?.stdout();
         if stdout.contains(text) {
             return Ok(stdout);
         }
@@ -212,15 +231,27 @@ impl CaseEnv {
         Err(HarnessError::new(FailureClass::Product, "find", subject, stdout))
     }
 
-    async fn read_output(&self, id: &str, enough: impl Fn(&Output) -> bool) -> Result<Output> {
+    /// Waits until a job runs and has written `text`, both: its output can be seen a moment before its
+    /// state says that it runs.
+    ///
+    /// # Errors
+    /// As for [`Self::await_job_state`] and [`Self::await_output`].
+    pub async fn await_running(&self, id: &str, text: &str) -> Result<()> {
+        self.await_job_state(id, JobState::Running).await?;
+        self.await_output(id, text).await?;
+        Ok(())
+    }
+
+    async fn read_output(
+        &self,
+        id: &str,
+        (from_epoch, from_sequence): (u32, u64),
+        enough: impl Fn(&Output) -> bool,
+    ) -> Result<Output> {
         let subject = || format!("the output of job {id}");
         let class = FailureClass::Product;
-        let request = StreamLogsRequest {
-            job_id: id.to_owned(),
-            from_epoch: 0,
-            from_sequence: 0,
-            follow: true,
-        };
+        let request =
+            StreamLogsRequest { job_id: id.to_owned(), from_epoch, from_sequence, follow: true };
         let reading = async {
             let answer = self.clients()?.logs().stream(request).await;
             let mut stream = answer.classify(class, "read", subject())?.into_inner();

@@ -3,7 +3,8 @@
 use hodei_harness::bootstrap::BootstrapOptions;
 use hodei_harness::cluster;
 use hodei_harness::engine::Consent;
-use hodei_harness::node_image::SourceChoice;
+use hodei_harness::node_image::choice::KubernetesChoice;
+use hodei_harness::node_image::{PodNetwork, SourceChoice};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BootstrapArgs {
@@ -21,6 +22,14 @@ pub(super) struct BootstrapArgs {
     #[arg(long, value_name = "N", env = "HODEI_E2E_NODES",
           value_parser = clap::value_parser!(u8).range(1..=5))]
     nodes: Option<u8>,
+    /// What the cluster is to have beside the usual; another choice makes the cluster again
+    /// [default: what it has, none for a new one]
+    #[arg(long, value_enum, env = "HODEI_E2E_FEATURES")]
+    features: Option<PodNetwork>,
+    /// Kubernetes version, as 1.33 or 1.33.13; another one makes the cluster again [default: that of
+    /// the cluster, 1.34 for a new one]
+    #[arg(long, value_name = "VERSION", env = "HODEI_E2E_KUBERNETES")]
+    kubernetes: Option<KubernetesChoice>,
 }
 
 impl BootstrapArgs {
@@ -30,6 +39,8 @@ impl BootstrapArgs {
             cluster_name: self.cluster_name,
             recreate,
             node_image_source: self.node_image_source,
+            network: self.features,
+            kubernetes: self.kubernetes,
             nodes: self.nodes,
         }
     }

@@ -1,11 +1,19 @@
 //! `hodei-e2e list`: which cases there are, without a cluster.
 
 use clap::ValueEnum;
-use hodei_harness::catalogue::{Catalogue, Layer, Profile, Selection};
+use hodei_harness::catalogue::Catalogue;
 use hodei_harness::conformance;
 use hodei_harness::failure::{Classify, FailureClass, Result};
+use hodei_harness::quarantine::Quarantine;
 
-use super::Context;
+use super::selection::{SelectionArgs, TERMS, tell_idle_terms};
+use super::{Context, refuse};
+
+const EXAMPLES: &str = "Examples:
+  hodei-e2e list                     every case, with its profile and promise
+  hodei-e2e list --layer lifecycle   one layer
+  hodei-e2e list -E 'requirement(HU-7.5) and feature(multi-node)'
+  hodei-e2e list --output json       for a program";
 
 /// How the list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,14 +27,10 @@ enum ListFormat {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  hodei-e2e list                     every case, with its profile and promise
-  hodei-e2e list --layer lifecycle   one layer
-  hodei-e2e list --output json       for a program")]
+#[command(after_help = format!("{EXAMPLES}\n\n{TERMS}"))]
 pub(super) struct Args {
-    /// Only cases of this layer; may be repeated
-    #[arg(long, value_name = "LAYER")]
-    layer: Vec<Layer>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// How the list is printed
     #[arg(long, value_enum, default_value = "text")]
     output: ListFormat,
@@ -34,14 +38,24 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Result<u8> {
     let catalogue = Catalogue::read(context.paths.workspace())?;
-    let selection = Selection { layers: args.layer, ..Selection::default() };
-    let cases = catalogue.select(&selection)?;
+    let quarantine = match Quarantine::read(context.paths.workspace(), &catalogue) {
+        Ok(quarantine) => quarantine,
+        Err(error) => return Ok(refuse(error)),
+    };
+    let selection = match args.selection.selection() {
+        Ok(selection) => selection,
+        Err(error) => return Ok(refuse(error)),
+    };
+    let cases = match catalogue.select(&selection, &quarantine) {
+        Ok(cases) => cases,
+        Err(error) => return Ok(refuse(error)),
+    };
+    tell_idle_terms(&catalogue, &selection, &quarantine);
     match args.output {
         ListFormat::Text => {
             let widest = cases.iter().map(|case| case.id.len()).max().unwrap_or_default();
             for case in cases {
-                let profile = if case.profile == Profile::Core { "core" } else { "extended" };
-                println!("{:widest$}  {profile:8}  {}", case.id, case.title);
+                println!("{:widest$}  {:8}  {}", case.id, case.profile.as_str(), case.title);
             }
         }
         ListFormat::Json => {

@@ -13,6 +13,10 @@ use super::{Context, OutputFormat};
   hodei-e2e up --yes           engine, cluster, images; asks for nothing
   hodei-e2e up --stack         the same and a stack that `hodei` finds by itself
   hodei-e2e up --nodes 3       a control plane and two workers
+  hodei-e2e up --features network-policy
+                               a network that enforces policies
+  hodei-e2e up --kubernetes 1.33 --cluster-name older
+                               an older Kubernetes, beside the usual cluster
   hodei-e2e up --output json   what is up, for a program")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -60,6 +64,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<u8> {
         OutputFormat::Text => {
             println!("cluster     {} ({})", up.cluster.name, up.cluster.nodes.join(", "));
             println!("kubeconfig  {}", up.cluster.kubeconfig.display());
+            println!("node        {}", up.node_image.reference);
             println!("worker      {}", up.worker_image.reference);
             println!("postgres    {}", up.postgres_image.reference());
         }

@@ -4,13 +4,15 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::digest::Inputs;
-use crate::node_image::{NodeImage, Source};
+use crate::node_image::{NodeImage, PodNetwork, Source};
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSpec {
     /// Its name.
     pub name: String,
+    /// Minor version of Kubernetes, as in `1.34`; which patch release it is, the image says.
+    pub kubernetes: String,
     /// What its nodes are made of.
     pub image: NodeImage,
     /// The image's id, so that a tag that was moved is noticed.
@@ -21,6 +23,8 @@ pub struct ClusterSpec {
     pub cgroup_v1: bool,
     /// Whether the host withholds CAP_SYS_RESOURCE, so that no OOM score can be lowered.
     pub restrict_oom_score_adj: bool,
+    /// What is asked of its network.
+    pub network: PodNetwork,
     /// How many nodes: the first is the control plane and takes pods too, the others are workers.
     pub nodes: u8,
     /// The directory of this host that holds the audit policy.
@@ -66,8 +70,9 @@ impl ClusterSpec {
             writeln!(text, "{words}").expect("writing to a string cannot fail");
         };
         line(format_args!("networking:\n  podSubnet: {}", self.pod_subnet));
-        if self.image.source == Source::Packages {
-            // That image has a CNI configuration of its own.
+        if self.image.source == Source::Packages && self.network == PodNetwork::Plain {
+            // That image has a CNI configuration of its own. The one that enforces policies has what
+            // Kind is to apply, as Kind's published image does.
             line(format_args!("  disableDefaultCNI: true"));
         }
         line(format_args!("nodes:\n- role: control-plane\n  extraMounts:"));
@@ -109,11 +114,13 @@ mod tests {
     fn spec(source: Source, constrained: bool) -> ClusterSpec {
         ClusterSpec {
             name: "hodei-e2e".into(),
+            kubernetes: "1.34".into(),
             image: NodeImage { reference: "node:1".into(), source },
             image_id: "sha256:1".into(),
             pod_subnet: "10.244.0.0/16".into(),
             cgroup_v1: constrained,
             restrict_oom_score_adj: constrained,
+            network: PodNetwork::Plain,
             nodes: if constrained { 3 } else { 1 },
             audit_directory: "/state/audit-hodei-e2e".into(),
         }
@@ -201,6 +208,17 @@ mod tests {
           [plugins."io.containerd.grpc.v1.cri"]
             restrict_oom_score_adj = true
         "#);
+    }
+
+    #[test]
+    fn kind_applies_the_network_of_an_image_that_enforces_policies() {
+        let disabled = |source, network| {
+            let spec = ClusterSpec { network, ..spec(source, true) };
+            spec.render().contains("disableDefaultCNI")
+        };
+        assert!(disabled(Source::Packages, PodNetwork::Plain));
+        assert!(!disabled(Source::Packages, PodNetwork::Policy));
+        assert!(!disabled(Source::Registry, PodNetwork::Policy));
     }
 
     #[test]

@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::{Standing, Step};
 use crate::cluster::config::ClusterSpec;
 use crate::cluster::ownership::{Mark, Ownership};
 use crate::engine::docker;
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
+use crate::node_image::PodNetwork;
 use crate::paths::Paths;
 use crate::process::Command;
 use crate::progress::Stage;
@@ -51,6 +53,21 @@ pub struct KindCluster {
 const CONTROL_PLANE_SUFFIX: &str = "-control-plane";
 
 impl KindCluster {
+    /// The cluster that Kind would make: its nodes have the names that Kind gives them.
+    pub(crate) fn planned(paths: &Paths, name: &str, nodes: u8) -> Self {
+        let worker = |index: u8| match index {
+            1 => format!("{name}-worker"),
+            more => format!("{name}-worker{more}"),
+        };
+        let control_plane = format!("{name}{CONTROL_PLANE_SUFFIX}");
+        Self {
+            name: name.to_owned(),
+            kubeconfig: paths.kubeconfig(name),
+            context: format!("kind-{name}"),
+            nodes: std::iter::once(control_plane).chain((1..nodes).map(worker)).collect(),
+        }
+    }
+
     /// The node that the API server is on.
     #[must_use]
     pub fn control_plane(&self) -> Option<&str> {
@@ -80,6 +97,23 @@ pub fn recorded_nodes(paths: &Paths, name: &str) -> Result<Option<u8>> {
     ownership::recorded_nodes(paths, name)
 }
 
+/// What was asked of the network of the cluster called `name`; `None` if this tool made none.
+///
+/// # Errors
+/// What was written down about it cannot be read.
+pub fn recorded_network(paths: &Paths, name: &str) -> Result<Option<PodNetwork>> {
+    ownership::recorded_network(paths, name)
+}
+
+/// The minor version of Kubernetes that the cluster called `name` was made with; `None` if this tool
+/// made none, empty if it did not write that down.
+///
+/// # Errors
+/// What was written down about it cannot be read.
+pub fn recorded_kubernetes(paths: &Paths, name: &str) -> Result<Option<String>> {
+    ownership::recorded_kubernetes(paths, name)
+}
+
 /// The cluster of `spec`: reused if it is as wanted, else made.
 ///
 /// # Errors
@@ -102,7 +136,7 @@ pub async fn ensure(
             delete(paths, kind, &spec.name, record, stage).await?;
         }
         Ownership::Ours(mark) if recreate || mark.tag != spec.tag() => {
-            let reason = if recreate { "as asked" } else { "image or configuration changed" };
+            let reason = if recreate { "as asked".into() } else { spec_changed(&mark, spec) };
             why = format!("made again: {reason}");
             delete(paths, kind, &spec.name, record, stage).await?;
         }
@@ -129,6 +163,48 @@ pub async fn ensure(
     };
     stage.note(why);
     Ok(cluster)
+}
+
+/// What [`ensure`] would do now.
+///
+/// # Errors
+/// The engine does not answer, or what was written down cannot be read.
+pub(crate) async fn forecast(
+    paths: &Paths,
+    spec: &ClusterSpec,
+    recreate: bool,
+    stage: &Stage,
+) -> Result<Step> {
+    let ownership = ownership::examine(paths, &spec.name, stage).await?;
+    Ok(forecast_of(&ownership, spec, recreate))
+}
+
+fn forecast_of(ownership: &Ownership, spec: &ClusterSpec, recreate: bool) -> Step {
+    let (name, nodes) = (&spec.name, spec.nodes);
+    let step = |standing, says| Step::new("cluster", standing, says);
+    let again = |why: &str| step(Standing::ToDo, format!("{name} is made again: {why}"));
+    match ownership {
+        Ownership::Absent => step(Standing::ToDo, format!("{name} is made, with {nodes} node(s)")),
+        Ownership::Foreign(reason) => {
+            step(Standing::Fails, format!("{name} is not this tool's ({reason})"))
+        }
+        Ownership::HalfMade => again("the last attempt was cut short"),
+        Ownership::Ours(_) if recreate => again("as asked"),
+        Ownership::Ours(mark) if mark.tag != spec.tag() => again(&spec_changed(mark, spec)),
+        Ownership::Ours(mark) if mark.nodes.iter().any(|node| !node.running) => {
+            step(Standing::ToDo, format!("{name} is reused, its nodes are started again"))
+        }
+        Ownership::Ours(_) => step(Standing::There, format!("{name}, {nodes} node(s)")),
+    }
+}
+
+/// Why a cluster does not do for `spec`.
+fn spec_changed(mark: &Mark, spec: &ClusterSpec) -> String {
+    match mark.kubernetes.as_str() {
+        "" => "image or configuration changed".into(),
+        same if same == spec.kubernetes => "image or configuration changed".into(),
+        other => format!("it has Kubernetes {other}, {} is wanted", spec.kubernetes),
+    }
 }
 
 async fn reuse(
@@ -212,14 +288,8 @@ pub async fn delete(
     deleted.infrastructure("delete", format!("cluster {name}"))?;
     ownership::forget(paths, name)?;
     crate::paths::remove_tree(&paths.audit_directory(name))?;
-    for leftover in [kubeconfig.clone(), kubeconfig.with_added_extension("lock")] {
-        match std::fs::remove_file(&leftover) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).infrastructure("remove", leftover.display().to_string());
-            }
-            _ => {}
-        }
-    }
+    crate::paths::remove_file(&kubeconfig)?;
+    crate::paths::remove_file(&kubeconfig.with_added_extension("lock"))?;
     record.forget(&Action::Cluster { name: name.to_owned() })
 }
 
@@ -269,4 +339,49 @@ fn refuse(name: &str, reason: &str) -> HarnessError {
         "choose another name with {NAME_ENV}, or, if you do not need that cluster: \
          kind delete cluster --name {name}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ownership::Node;
+    use super::*;
+    use crate::node_image::{NodeImage, Source};
+
+    #[test]
+    fn a_forecast_says_what_would_become_of_the_cluster() {
+        let spec = ClusterSpec {
+            name: "mine".into(),
+            kubernetes: "1.34".into(),
+            image: NodeImage { reference: "node:1".into(), source: Source::Packages },
+            image_id: "sha256:1".into(),
+            pod_subnet: "10.244.0.0/16".into(),
+            cgroup_v1: false,
+            restrict_oom_score_adj: false,
+            network: PodNetwork::Plain,
+            nodes: 2,
+            audit_directory: "/state/audit".into(),
+        };
+        let ours = |tag: &str, running| {
+            let node = Node { name: "n".into(), id: "1".into(), running };
+            let (tag, nodes) = (tag.into(), vec![node]);
+            let (kubernetes, network) = ("1.34".into(), spec.network);
+            Ownership::Ours(Mark { tag, kubernetes, network, nodes })
+        };
+        let newer = ClusterSpec { kubernetes: "1.36".into(), image_id: "2".into(), ..spec.clone() };
+        let says = forecast_of(&ours(&spec.tag(), true), &newer, false).says;
+        assert_eq!(says, "mine is made again: it has Kubernetes 1.34, 1.36 is wanted");
+        for (ownership, recreate, standing, says) in [
+            (Ownership::Absent, false, Standing::ToDo, "mine is made, with 2 node(s)"),
+            (Ownership::HalfMade, false, Standing::ToDo, "mine is made again: the last attempt"),
+            (Ownership::Foreign("no record".into()), true, Standing::Fails, "not this tool's (no"),
+            (ours("old", true), false, Standing::ToDo, "image or configuration changed"),
+            (ours(&spec.tag(), true), true, Standing::ToDo, "made again: as asked"),
+            (ours(&spec.tag(), false), false, Standing::ToDo, "nodes are started again"),
+            (ours(&spec.tag(), true), false, Standing::There, "mine, 2 node(s)"),
+        ] {
+            let step = forecast_of(&ownership, &spec, recreate);
+            assert_eq!(step.standing, standing, "{ownership:?}");
+            assert!(step.says.contains(says), "{}", step.says);
+        }
+    }
 }

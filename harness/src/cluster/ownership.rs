@@ -9,7 +9,8 @@ use crate::cluster::NODE_LABEL;
 use crate::cluster::config::ClusterSpec;
 use crate::engine::docker;
 use crate::failure::{Classify, FailureClass, Result};
-use crate::paths::{Paths, write_atomically};
+use crate::node_image::PodNetwork;
+use crate::paths::{Paths, remove_file, write_atomically};
 use crate::progress::Stage;
 
 /// A node's container.
@@ -26,6 +27,12 @@ pub(super) struct Node {
 pub(super) struct Mark {
     /// Hash of image and configuration.
     pub(super) tag: String,
+    /// What was asked of its network.
+    #[serde(default)]
+    pub(super) network: PodNetwork,
+    /// Minor version of Kubernetes; empty in a mark of before there was a choice.
+    #[serde(default)]
+    pub(super) kubernetes: String,
     /// Empty until the cluster is made.
     pub(super) nodes: Vec<Node>,
 }
@@ -54,27 +61,36 @@ pub(super) fn recorded_nodes(paths: &Paths, name: &str) -> Result<Option<u8>> {
     Ok(u8::try_from(count).ok().filter(|count| *count > 0))
 }
 
+/// What was asked of a cluster's network, by what was written down.
+pub(super) fn recorded_network(paths: &Paths, name: &str) -> Result<Option<PodNetwork>> {
+    Ok(read(paths, name)?.map(|mark| mark.network))
+}
+
+/// Which minor version of Kubernetes a cluster has, by what was written down.
+pub(super) fn recorded_kubernetes(paths: &Paths, name: &str) -> Result<Option<String>> {
+    Ok(read(paths, name)?.map(|mark| mark.kubernetes))
+}
+
 /// Writes down that a cluster is about to be made.
 pub(super) fn begin(paths: &Paths, spec: &ClusterSpec) -> Result<()> {
-    save(paths, &spec.name, &Mark { tag: spec.tag(), nodes: Vec::new() })
+    save(paths, &spec.name, &mark_of(spec, Vec::new()))
+}
+
+fn mark_of(spec: &ClusterSpec, nodes: Vec<Node>) -> Mark {
+    let (kubernetes, network) = (spec.kubernetes.clone(), spec.network);
+    Mark { tag: spec.tag(), kubernetes, network, nodes }
 }
 
 /// Writes down what was made.
 pub(super) async fn finish(paths: &Paths, spec: &ClusterSpec, stage: &Stage) -> Result<Mark> {
-    let mark = Mark { tag: spec.tag(), nodes: containers(&spec.name, stage).await? };
+    let mark = mark_of(spec, containers(&spec.name, stage).await?);
     save(paths, &spec.name, &mark)?;
     Ok(mark)
 }
 
 /// Takes the mark away.
 pub(super) fn forget(paths: &Paths, name: &str) -> Result<()> {
-    let path = mark_path(paths, name);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).infrastructure("remove", path.display().to_string())
-        }
-        _ => Ok(()),
-    }
+    remove_file(&mark_path(paths, name))
 }
 
 fn judge(mark: Option<Mark>, now: Vec<Node>) -> Ownership {
@@ -90,7 +106,7 @@ fn judge(mark: Option<Mark>, now: Vec<Node>) -> Ownership {
                     Ownership::Foreign(format!("container {} is not the recorded one", node.name))
                 }
                 None if now.len() < mark.nodes.len() => Ownership::HalfMade,
-                None => Ownership::Ours(Mark { tag: mark.tag, nodes: now }),
+                None => Ownership::Ours(Mark { nodes: now, ..mark }),
             }
         }
     }
@@ -144,7 +160,9 @@ mod tests {
     }
 
     fn mark(ids: &[&str]) -> Option<Mark> {
-        Some(Mark { tag: "t".into(), nodes: ids.iter().map(|id| node(id)).collect() })
+        let nodes = ids.iter().map(|id| node(id)).collect();
+        let (kubernetes, network) = ("1.34".into(), PodNetwork::Policy);
+        Some(Mark { tag: "t".into(), kubernetes, network, nodes })
     }
 
     #[test]

@@ -206,7 +206,7 @@ async fn kubectl(stage: &Stage) -> Check {
 
 /// Where node image and Postgres come from: one answer for both, as both are images.
 async fn sources(versions: &Versions, privilege: Privilege, stage: &Stage) -> Vec<Check> {
-    let registry = registry_answers(&versions.published_node_image, stage).await;
+    let registry = registry_answers(&versions.published_worker_base, stage).await;
     let packages = which::which("mmdebstrap").is_ok()
         || (privilege != Privilege::None && which::which("apt-get").is_ok());
     let (status, found) = match (registry, packages) {

@@ -1,16 +1,21 @@
 //! Preflight: what this machine has, what it lacks, and what mends it.
 //!
 //! Nothing is changed here. `missing` is what `hodei-e2e up` mends by itself; `fail` is what a
-//! person has to.
+//! person has to. Of a cluster that is there already the same is said by `cluster`.
 
 mod checks;
+pub mod cluster;
 pub mod host;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::visible;
 use crate::failure::{FailureClass, HarnessError, Result};
 use crate::paths::Paths;
 use crate::progress::Stage;
+
+/// Columns of the report's table at most, where it has long words.
+const WIDTH: u16 = 150;
 
 /// How one check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,8 +76,11 @@ impl Check {
 /// All checks of one visit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// In the order in which a bootstrap needs them.
+    /// In the order in which a bootstrap, or a worker, needs them.
     pub checks: Vec<Check>,
+    /// What else has to be known, in a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -112,6 +120,8 @@ impl Report {
     pub fn render(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
+        // What a cluster says may be long.
+        table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic).set_width(WIDTH);
         table.set_header(["check", "status", "found", "needed"]);
         for check in &self.checks {
             table.add_row([&check.id, check.status.as_str(), &check.found, &check.needed]);
@@ -123,13 +133,15 @@ impl Report {
                 .filter(|check| !check.fix.is_empty())
                 .map(|check| format!("\n{} {}: {}", check.status.as_str(), check.id, check.fix)),
         );
+        lines.extend(self.notes.iter().map(|note| format!("\nnote: {note}")));
         let verdict = match self.worst() {
             Status::Ok => "all is there",
             Status::Warn => "all that is needed is there",
             Status::Missing => "`hodei-e2e up` brings what is missing",
             Status::Fail => "something has to be mended by hand first",
         };
-        format!("{}\n\n{verdict}\n", lines.join("\n"))
+        // A cluster may say anything.
+        visible(&format!("{}\n\n{verdict}\n", lines.join("\n"))).into_owned()
     }
 }
 
@@ -142,14 +154,14 @@ pub async fn examine(paths: &Paths, stage: &Stage) -> Result<Report> {
     if stage.is_cancelled() {
         return Err(HarnessError::interrupted("examine", "this machine"));
     }
-    Ok(Report { checks })
+    Ok(Report { checks, notes: Vec::new() })
 }
 
 /// Looks only at what would make a bootstrap fail late and takes no time to see: disk, memory,
 /// kernel, toolchains.
 #[must_use]
 pub fn examine_quickly(paths: &Paths) -> Report {
-    Report { checks: checks::quick(paths) }
+    Report { checks: checks::quick(paths), notes: Vec::new() }
 }
 
 #[cfg(test)]
@@ -160,7 +172,7 @@ mod tests {
         let check = |(index, status): (usize, &Status)| {
             Check::new(&format!("check-{index}"), "10 GiB", *status, "2 GiB").fix("free some")
         };
-        Report { checks: statuses.iter().enumerate().map(check).collect() }
+        Report { checks: statuses.iter().enumerate().map(check).collect(), notes: Vec::new() }
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! base files (from Kind's Go module), the system images, and this repository's own files.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::docker;
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
+use crate::file_tree::{copy_tree, link};
 use crate::node_image::Builder;
 use crate::progress::Stage;
 use crate::record::Record;
@@ -16,7 +16,7 @@ use crate::versions::SystemImage;
 /// Writing one image's archive.
 const SAVE_DEADLINE: Duration = Duration::from_secs(300);
 
-type Components = BTreeMap<String, PathBuf>;
+pub(super) type Components = BTreeMap<String, PathBuf>;
 
 impl Builder<'_> {
     pub(super) async fn assemble_node(
@@ -48,9 +48,9 @@ impl Builder<'_> {
 
     async fn components(&self, stage: &Stage) -> Result<Components> {
         let mut built = Components::new();
-        for component in &self.versions.component {
-            let directory = self.go.build(self.paths, component, stage).await?;
-            built.insert(component.module.clone(), directory);
+        for component in self.versions.components(self.kubernetes) {
+            let directory = self.go.build(self.paths, &component, stage).await?;
+            built.insert(component.module, directory);
         }
         Ok(built)
     }
@@ -79,7 +79,8 @@ impl Builder<'_> {
         install("containerd", &containerd, "usr/local/bin")?;
         let plugins = ["bridge", "ptp", "loopback", "host-local", "portmap"];
         install("cni-plugins", &plugins, "opt/cni/bin")?;
-        copied(std::fs::write(files.join("kind/version"), &self.versions.kubernetes))?;
+        let version = format!("v{}", self.kubernetes.version);
+        copied(std::fs::write(files.join("kind/version"), version))?;
         copied(std::fs::copy(own.join("Dockerfile"), context.join("Dockerfile")).map(drop))
     }
 
@@ -110,7 +111,7 @@ impl Builder<'_> {
     ) -> Result<()> {
         let images = context.join("images");
         std::fs::create_dir(&images).classify(FailureClass::Image, "make", "images/")?;
-        for image in &self.versions.image {
+        for image in &self.versions.images(self.kubernetes) {
             let base = match &image.root {
                 Some(name) => self.root_image(&self.root(name)?, record, stage).await?,
                 None => "scratch".to_owned(),
@@ -120,7 +121,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    async fn system_image(
+    pub(super) async fn system_image(
         &self,
         image: &SystemImage,
         base: &str,
@@ -145,13 +146,23 @@ impl Builder<'_> {
             image.references[1..].iter().flat_map(|name| ["--tag", name.as_str()]).collect();
         let log = self.paths.log("node-image");
         self.engine.build(context.path(), &image.references[0], &tags, &log, stage).await?;
-        let archive = archives.join(format!("{binary}.tar"));
-        let save = docker(["save", "--output"]).arg(&archive).args(&image.references);
+        self.take_out(&image.references, &archives.join(format!("{binary}.tar")), stage).await
+    }
+
+    /// Moves an image, by all of its names, from the engine into an archive.
+    pub(super) async fn take_out(
+        &self,
+        references: &[String],
+        archive: &Path,
+        stage: &Stage,
+    ) -> Result<()> {
+        let subject = || references.first().cloned().unwrap_or_default();
+        let save = docker(["save", "--output"]).arg(archive).args(references);
         let saved = save.deadline(SAVE_DEADLINE).run(stage).await;
-        saved.classify(FailureClass::Image, "save", binary)?;
+        saved.classify(FailureClass::Image, "save", subject())?;
         // They are in the node from here on; the engine need not keep them.
-        let remove = docker(["image", "rm", "--force"]).args(&image.references).run(stage).await;
-        remove.classify(FailureClass::Image, "clear away", binary)?;
+        let remove = docker(["image", "rm", "--force"]).args(references).run(stage).await;
+        remove.classify(FailureClass::Image, "clear away", subject())?;
         Ok(())
     }
 }
@@ -171,31 +182,6 @@ fn piece<'a>(components: &'a Components, name: &str) -> Result<&'a PathBuf> {
     })
 }
 
-/// A hard link where the file system allows it, else a copy.
-fn link(from: &Path, to: &Path) -> std::io::Result<()> {
-    to.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-    std::fs::hard_link(from, to).or_else(|_| std::fs::copy(from, to).map(drop))
-}
-
-/// Copies a tree, files and directories only; what runs is 0755 and what does not is 0644,
-/// as module caches hold everything read-only.
-fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let path = entry?.path();
-        let target = to.join(path.file_name().unwrap_or_default());
-        if path.is_dir() {
-            copy_tree(&path, &target)?;
-        } else {
-            let content = std::fs::read(&path)?;
-            let mode = if content.starts_with(b"#!") { 0o755 } else { 0o644 };
-            std::fs::write(&target, content)?;
-            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(mode))?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,17 +194,5 @@ mod tests {
         ENV PATH=/usr/local/bin
         ENTRYPOINT ["/usr/local/bin/etcd"]
         "#);
-    }
-
-    #[test]
-    fn scripts_run_and_the_rest_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        std::fs::create_dir_all(from.join("bin")).unwrap();
-        std::fs::write(from.join("bin/run"), "#!/bin/sh\n").unwrap();
-        std::fs::write(from.join("conf"), "x").unwrap();
-        copy_tree(&from, &to).unwrap();
-        let mode = |name: &str| to.join(name).metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("bin/run"), mode("conf")), (0o755, 0o644));
     }
 }

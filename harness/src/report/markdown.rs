@@ -9,6 +9,8 @@ use crate::verdict::{CaseResult, Result as Counted, count};
 
 /// Characters of a failure's message that the table of a case shows.
 const MESSAGE_LIMIT: usize = 1500;
+/// Rounds named of a case that did not pass in them.
+const ROUNDS: usize = 20;
 
 /// The report as GitHub-flavoured Markdown.
 #[must_use]
@@ -20,13 +22,34 @@ pub fn to_markdown(report: &Report) -> String {
 
 fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(text, "# Hodei end to end: {}\n", report.verdict)?;
-    writeln!(text, "**{}** in {:.0} s · run `{}`\n", report.counts, report.seconds, report.run)?;
+    let (counts, seconds) = (report.counts, report.seconds);
+    writeln!(
+        text,
+        "**{counts}{}** in {seconds:.0} s · run `{}`\n",
+        report.taken_over(),
+        report.run
+    )?;
     let on = &report.environment;
     writeln!(
         text,
         "Cluster `{}` (Kubernetes {}, {} node(s)) · worker image `{}` · {}\n",
         on.cluster, on.kubernetes, on.nodes, on.worker_image, on.host
     )?;
+    if !on.commit.is_empty() {
+        writeln!(text, "Commit `{}`\n", on.commit)?;
+    }
+    if let Some(rounds) = &report.rounds {
+        writeln!(text, "**{rounds}**, {} flaky case(s)\n", report.flaky())?;
+    }
+    if let Some(resumed) = &report.resumed {
+        writeln!(text, "It {resumed}\n")?;
+    }
+    if let Some(shard) = &report.shard {
+        writeln!(text, "Shard {}; {} case(s) are in others\n", shard.shard, shard.elsewhere.len())?;
+    }
+    if !report.merged.is_empty() {
+        writeln!(text, "Of runs {}\n", report.merged.join(", "))?;
+    }
     failures(text, report)?;
     writeln!(text, "| layer | passed | failed | not run | seconds |\n|---|--:|--:|--:|--:|")?;
     for layer in Layer::ALL {
@@ -58,6 +81,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
 fn failures(text: &mut String, report: &Report) -> std::fmt::Result {
     for case in report.cases.iter().filter(|case| case.result != Counted::Passed) {
         writeln!(text, "### `{}`: {}\n\n{}\n", case.id, shown(case), case.title)?;
+        rounds(text, case)?;
         let message: String = case.message.chars().take(MESSAGE_LIMIT).collect();
         writeln!(text, "````text\n{}\n````\n", message.trim_end())?;
         if !case.evidence.is_empty() {
@@ -74,14 +98,34 @@ fn failures(text: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
+/// The rounds in which a case did not pass.
+fn rounds(text: &mut String, case: &CaseResult) -> std::fmt::Result {
+    let missed = case.missed_rounds();
+    if missed.is_empty() {
+        return Ok(());
+    }
+    for round in missed.iter().take(ROUNDS) {
+        let (name, result) = (round.name(), round.result.as_str());
+        writeln!(text, "- {name} ({result}, {:.1} s): `{}`", round.seconds, round.evidence)?;
+    }
+    match missed.len().saturating_sub(ROUNDS) {
+        0 => writeln!(text),
+        more => writeln!(text, "- {more} more\n"),
+    }
+}
+
 fn shown(case: &CaseResult) -> String {
-    match (case.result, case.class) {
+    let shown = match (case.result, case.class) {
         (Counted::Passed, _) => "passed".to_owned(),
         (Counted::Failed, class) => {
-            format!("**failed** ({})", class.map_or("unclassified", FailureClass::as_str))
+            let class = class.map_or("unclassified", FailureClass::as_str);
+            format!("**{}** ({class})", case.word())
         }
         (Counted::NotRun, _) => "**not run**".to_owned(),
-    }
+    };
+    let tally = case.tally().map(|tally| tally.to_string());
+    let remarks = case.remarks().into_iter().map(|remark| cell(&remark));
+    std::iter::once(shown).chain(tally).chain(remarks).collect::<Vec<_>>().join(", ")
 }
 
 fn cell(text: &str) -> String {

@@ -2,33 +2,44 @@
 //!
 //! Whatever happens on the way, the clean-up follows; then the report says what happened.
 
+mod fingerprint;
+mod judged;
 mod nextest;
 mod prepare;
+mod programs;
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use jiff::Timestamp;
 
+pub(crate) use fingerprint::commit;
+pub use fingerprint::known_inputs;
+use judged::{is_last, judged, say_what_is_lacking};
 pub use nextest::{Nextest, RunOptions};
 pub(crate) use prepare::prove_route;
+pub use programs::{Profile, compile_programs};
 
 use crate::audit;
 use crate::bootstrap::{BootstrapOptions, Bootstrapped};
-use crate::catalogue::{Case, Catalogue, Selection};
-use crate::cluster::ready;
+use crate::catalogue::{Case, Catalogue, SelectError, Selection};
 use crate::environment::Keep;
-use crate::failure::{HarnessError, Result};
-use crate::feature;
-use crate::journal::Journal;
-use crate::outcome::Outcome;
+use crate::failure::{FailureClass, HarnessError, Result};
+use crate::feature::{self, Feature};
+use crate::history::{Execution, History};
+use crate::journal::{Journal, Resource};
 use crate::paths::Paths;
 use crate::postgres::{PostgresChoice, PostgresServer};
 use crate::progress::{Progress, Stage};
+use crate::quarantine::Quarantine;
 use crate::reap::{self, Kept, RunReaped};
-use crate::report::{Fingerprint, Report, SCHEMA};
+use crate::report::{Report, Rounds, SCHEMA};
+use crate::resume::{COMMIT, Earlier, Plan, Resume};
+use crate::rounds::{Repeat, is_within};
 use crate::run_dir::{self, RunDir};
-use crate::verdict::{CaseResult, NO_OUTCOME, count, exit_code, judge, judge_case};
+use crate::shard::{Shard, ShardOf};
+use crate::verdict::{CaseResult, NO_OUTCOME, Verdict};
+use crate::verdict::{count, exit_code, judge, judge_case};
 
 /// What is asked of a run.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +48,8 @@ pub struct RunRequest {
     pub bootstrap: BootstrapOptions,
     /// Which cases.
     pub selection: Selection,
+    /// Which cases fail now and then, as is known.
+    pub quarantine: Quarantine,
     /// What is left standing.
     pub keep: Keep,
     /// Where Postgres comes from.
@@ -45,6 +58,49 @@ pub struct RunRequest {
     pub fail_fast: bool,
     /// Cases at a time.
     pub threads: Option<usize>,
+    /// How often.
+    pub repeat: Repeat,
+    /// Which part of the cases.
+    pub shard: Option<Shard>,
+    /// Whether it stays out of the history: what was sabotaged says nothing of the product.
+    pub unrecorded: bool,
+    /// The run that is gone on with: its cases are meant, and no others.
+    pub resume: Option<Resume>,
+}
+
+/// The cases that a request means.
+#[derive(Debug)]
+pub struct Chosen<'a> {
+    /// To be run.
+    pub mine: Vec<&'a Case>,
+    /// Of the other shards.
+    pub elsewhere: Vec<&'a Case>,
+}
+
+impl RunRequest {
+    /// The cases that are meant.
+    ///
+    /// # Errors
+    /// A case is unknown, none is selected, or the shard is empty.
+    pub fn choose<'a>(&self, catalogue: &'a Catalogue) -> Result<Chosen<'a>, SelectError> {
+        if let Some(Resume { plan, .. }) = &self.resume {
+            let of = |ids: &[String]| {
+                catalogue.cases.iter().filter(|case| ids.contains(&case.id)).collect()
+            };
+            return Ok(Chosen { mine: of(&plan.cases), elsewhere: of(&plan.elsewhere) });
+        }
+        let chosen = catalogue.select(&self.selection, &self.quarantine)?;
+        let Some(shard) = self.shard else {
+            return Ok(Chosen { mine: chosen, elsewhere: Vec::new() });
+        };
+        let (mine, elsewhere) = shard.split(&chosen);
+        if mine.is_empty() {
+            let cause = format!("{} case(s) are chosen, so that it is empty", chosen.len());
+            let subject = format!("shard {shard}");
+            return Err(HarnessError::new(FailureClass::Harness, "run", subject, cause).into());
+        }
+        Ok(Chosen { mine, elsewhere })
+    }
 }
 
 /// A run that has ended.
@@ -62,29 +118,64 @@ pub struct Finished {
 #[derive(Default)]
 struct Held {
     bootstrapped: Option<Bootstrapped>,
+    /// Those of the cluster, once they are known.
+    features: Option<BTreeSet<Feature>>,
     postgres: Option<PostgresServer>,
+    /// The rounds that have begun.
+    rounds: Vec<Option<u32>>,
 }
 
 /// Runs the selected cases.
 ///
 /// # Errors
-/// The catalogue or selection is wrong, or the run's directory or report cannot be written. All
-/// else is in the answer.
+/// The catalogue or selection is wrong, what is resumed ran on something else (a refusal: nothing
+/// is kept of this run), or the run's directory or report cannot be written. All else is in the
+/// answer.
 pub async fn run(paths: &Paths, request: &RunRequest, progress: &Progress) -> Result<Finished> {
     let (started, started_at) = (Instant::now(), Timestamp::now());
     let catalogue = Catalogue::read(paths.workspace())?;
-    let cases = catalogue.select(&request.selection)?;
+    let Chosen { mine: cases, elsewhere } =
+        request.choose(&catalogue).map_err(SelectError::into_error)?;
+    // Before anything is built of it: the checkout may change while the cases run.
+    let inputs = fingerprint::known_inputs(paths, request).await?;
+    request.resume.iter().try_for_each(|resume| resume.require_same(&inputs))?;
     reap_dead_runs(paths, progress).await?;
     let (run, _lock) = RunDir::create(paths.state())?;
+    let mut plan = Plan {
+        cases: cases.iter().map(|case| case.id.clone()).collect(),
+        elsewhere: elsewhere.iter().map(|case| case.id.clone()).collect(),
+        shard: request.shard,
+        rounds: request.repeat.rounds,
+        inputs,
+        complete: false,
+        earlier: request.resume.as_ref().map(|resume| resume.earlier.clone()),
+    };
+    plan.save(&run)?;
     let mut held = Held::default();
-    let worked = work(paths, request, &cases, &run, &mut held, progress).await;
-    let interrupted = progress.cancellation().is_cancelled();
-    let leaks = clean_up(&run, &mut held, progress).await;
-    let mut results = judged(&cases, &run, interrupted)?;
-    if let Some(up) = &held.bootstrapped {
-        say_what_is_lacking(&cases, &mut results, &feature::of(&up.cluster));
-    }
+    let worked = work(paths, request, &cases, &run, &mut plan, &mut held, progress).await;
+    let cut_short = progress.interrupted().is_some();
+    let mut leaks = clean_up(&run, &mut held, progress).await;
     let error = worked.err();
+    if error.as_ref().is_some_and(HarnessError::is_refusal) {
+        forget(&run)?;
+        return Err(error.expect("there is a refusal"));
+    }
+    let begun = u32::try_from(held.rounds.len()).unwrap_or(u32::MAX);
+    if held.rounds.is_empty() {
+        held.rounds.extend(request.repeat.numbers().next());
+    }
+    let mut results = judged(&cases, &run, &held.rounds, cut_short)?;
+    if let Some(features) = &held.features {
+        say_what_is_lacking(&cases, &mut results, features);
+    }
+    // What passed there counts here once it is certain that here is the same.
+    let earlier = plan.earlier.as_ref().filter(|_| plan.complete);
+    if let Some(earlier) = earlier {
+        earlier.apply(run.id.as_str(), &mut results);
+        leaks.extend(earlier.leaks.iter().cloned());
+    }
+    let known = |case: &mut CaseResult| case.quarantined = request.quarantine.of(&case.id).cloned();
+    results.iter_mut().for_each(known);
     if let Some(error) = &error {
         let reason = format!("the run ended before it: {error}");
         let untouched = |case: &&mut CaseResult| case.message == NO_OUTCOME;
@@ -92,24 +183,51 @@ pub async fn run(paths: &Paths, request: &RunRequest, progress: &Progress) -> Re
             case.message.clone_from(&reason);
         }
     }
-    let exit = error.as_ref().map_or_else(
-        || exit_code(&results, &leaks, interrupted),
-        |error| if interrupted { crate::failure::EXIT_INTERRUPTED } else { error.exit_code() },
-    );
+    // One that came during the clean-up counts too.
+    let interrupted = progress.interrupted();
+    let is_within = |percent| leaks.is_empty() && is_within(&results, percent);
+    let within_budget = request.repeat.flake_budget.map(is_within);
+    let ended = || match &error {
+        Some(error) => error.exit_code(),
+        None if within_budget == Some(true) => 0,
+        None => exit_code(&results, &leaks),
+    };
+    let exit = interrupted.unwrap_or_else(ended);
+    let verdict = judge(&results, &leaks);
     let report = Report {
         schema: SCHEMA.into(),
         run: run.id.to_string(),
-        verdict: judge(&results, &leaks),
+        verdict: interrupted.map_or(verdict, |_| Verdict::Inconclusive),
         exit_code: exit,
         counts: count(&results),
         started_at,
         seconds: started.elapsed().as_secs_f64(),
-        environment: fingerprint(held.bootstrapped.as_ref()).await,
+        environment: fingerprint::fingerprint(plan.inputs.get(COMMIT), held.bootstrapped.as_ref())
+            .await,
         stages: progress.timings(),
         cases: results,
         leaks,
+        rounds: (request.repeat.rounds > 1).then_some(Rounds {
+            asked: request.repeat.rounds,
+            begun,
+            until_failure: request.repeat.until_failure,
+            flake_budget: request.repeat.flake_budget,
+            within_budget,
+        }),
+        resumed: earlier.map(|earlier| earlier.resumed(&plan.inputs)),
+        shard: request.shard.map(|shard| ShardOf {
+            shard,
+            elsewhere: elsewhere.iter().map(|case| judge_case(case, None, false)).collect(),
+        }),
+        merged: Vec::new(),
     };
-    report.save(&run.report())?;
+    report.save(&run.report(), &run.path)?;
+    if !request.unrecorded {
+        let kept = History::at(paths.state()).append(&Execution::of(&report)).await;
+        // The verdict stands without it.
+        let lost = |error| progress.say(&format!("✗ history: {}", crate::case::explain(&error)));
+        kept.unwrap_or_else(lost);
+    }
     Ok(Finished { run, report, error })
 }
 
@@ -118,32 +236,75 @@ async fn work(
     request: &RunRequest,
     cases: &[&Case],
     run: &RunDir,
+    plan: &mut Plan,
     held: &mut Held,
     progress: &Progress,
 ) -> Result<()> {
     let up = crate::bootstrap::bootstrap(paths, &request.bootstrap, progress).await?;
     let up = held.bootstrapped.insert(up).clone();
-    let here = feature::of(&up.cluster);
-    let can_run = |case: &&&Case| feature::lacking(case, &here).is_none();
+    let here = feature::detect(&up, cases, run, progress).await?;
+    let here = held.features.insert(here).clone();
+    let passed = plan.earlier.as_ref().map(Earlier::passed_ids).unwrap_or_default();
+    let can_run =
+        |case: &&&Case| feature::lacking(case, &here).is_none() && !passed.contains(&case.id);
     let runnable: Vec<&Case> = cases.iter().filter(can_run).copied().collect();
-    if runnable.is_empty() {
+    if runnable.is_empty() && passed.is_empty() {
         progress.say("no selected case can run here");
         return Ok(());
     }
     let cases = &runnable;
-    let nextest =
-        Nextest { program: up.tools.nextest.clone(), workspace: paths.workspace().to_path_buf() };
-    prepare::prepare(paths, request, &up, &nextest, run, &mut held.postgres, progress).await?;
-    let options = RunOptions {
-        fail_fast: request.fail_fast,
-        threads: request.threads,
-        log: run.path.join("nextest.log"),
+    let programs = Resource::Process { program: "cargo, nextest and cases".into() };
+    let nextest = Nextest {
+        program: up.tools.nextest.clone(),
+        workspace: paths.workspace().to_path_buf(),
+        mark: Some(run.journal(None).intend(programs)?),
     };
+    let prepared =
+        prepare::prepare(paths, request, (&up, &here), &nextest, run, &mut held.postgres, progress);
+    let mut environment = prepared.await?;
+    let inputs = fingerprint::inputs(&plan.inputs, request, &up, &environment).await?;
+    request.resume.iter().try_for_each(|resume| resume.require_same(&inputs))?;
+    (plan.inputs, plan.complete) = (inputs, true);
+    plan.save(run)?;
+    if cases.is_empty() {
+        progress.say("every case passed in the run that is gone on with");
+        return Ok(());
+    }
     progress
         .stage(format!("{} cases", cases.len()), async |stage| {
-            nextest.run(cases, &run.environment(), &options, progress, &stage).await
+            for round in request.repeat.numbers() {
+                let run = run.at_round(round);
+                if let Some(round) = round {
+                    progress.say(&format!("round {round} of {}", request.repeat.rounds));
+                }
+                held.rounds.push(round);
+                // The cases of the round before have ended: none reads it while it changes.
+                environment.run = Some(run.clone());
+                environment.save(&run.environment())?;
+                let options = RunOptions {
+                    fail_fast: request.fail_fast,
+                    threads: request.threads,
+                    log: run.nextest_log(),
+                };
+                nextest.run(cases, &run.environment(), &options, progress, &stage).await?;
+                if progress.interrupted().is_some() || is_last(request, cases, &run)? {
+                    break;
+                }
+            }
+            if request.repeat.rounds > 1 {
+                stage.note(format!("{} of {} rounds", held.rounds.len(), request.repeat.rounds));
+            }
+            Ok(())
         })
         .await
+}
+
+/// Removes the directory of a run that was refused, once nothing is left of it but paper.
+fn forget(run: &RunDir) -> Result<()> {
+    if Journal::read(&run.journal_path())?.outstanding().is_empty() {
+        crate::paths::remove_tree(&run.path)?;
+    }
+    Ok(())
 }
 
 async fn reap_dead_runs(paths: &Paths, progress: &Progress) -> Result<()> {
@@ -194,52 +355,11 @@ async fn left(run: &RunDir, up: &Bootstrapped, stage: &Stage) -> Result<Vec<Stri
     audit::leaks(&run.id, &up.cluster, &journal, stage).await
 }
 
-fn judged(cases: &[&Case], run: &RunDir, interrupted: bool) -> Result<Vec<CaseResult>> {
-    let judge = |case: &&Case| {
-        let outcome = Outcome::read(&run.outcomes(), &case.id)?;
-        Ok(judge_case(case, outcome.as_ref(), interrupted))
-    };
-    cases.iter().map(judge).collect()
-}
-
-/// A case that was left out is told apart from one that should have run and did not.
-fn say_what_is_lacking(
-    cases: &[&Case],
-    results: &mut [CaseResult],
-    here: &BTreeSet<feature::Feature>,
-) {
-    for (case, result) in cases.iter().zip(results) {
-        if let Some(why) = feature::lacking(case, here) {
-            result.message = why;
-        }
-    }
-}
-
-async fn fingerprint(up: Option<&Bootstrapped>) -> Fingerprint {
-    let host = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
-    let Some(up) = up else { return Fingerprint { host, ..Default::default() } };
-    let mut kubernetes = "unknown".to_owned();
-    if let Ok(client) = ready::client(&up.cluster).await
-        && let Ok(version) = client.apiserver_version().await
-    {
-        kubernetes = version.git_version;
-    }
-    Fingerprint {
-        cluster: up.cluster.name.clone(),
-        kubernetes,
-        nodes: up.cluster.nodes.len(),
-        worker_image: format!("{} {}", up.worker_image.reference, up.worker_image.id),
-        host,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feature::Feature;
-    use crate::verdict::Verdict;
 
-    const CASES: &str = r#"
+    pub(super) const CASES: &str = r#"
         [[case]]
         id = "lifecycle.evicted"
         title = "An evicted pod's job says so"
@@ -260,14 +380,13 @@ mod tests {
     "#;
 
     #[test]
-    fn a_case_that_cannot_run_says_why_and_is_never_green() {
+    fn an_empty_shard_is_refused_and_the_others_know_of_each_other() {
         let catalogue = Catalogue::parse(CASES).unwrap();
-        let cases: Vec<_> = catalogue.cases.iter().collect();
-        let mut results: Vec<_> = cases.iter().map(|case| judge_case(case, None, false)).collect();
-        say_what_is_lacking(&cases, &mut results, &BTreeSet::from([Feature::NodeControl]));
-        assert_eq!(results[0].message, NO_OUTCOME);
-        assert!(results[1].message.contains("lacks multi-node ("), "{}", results[1].message);
-        assert_eq!(judge(&results, &[]), Verdict::Inconclusive);
-        assert_eq!(exit_code(&results, &[], false), crate::failure::EXIT_INCONCLUSIVE);
+        let of = |shard: &str| RunRequest { shard: shard.parse().ok(), ..Default::default() };
+        let (one, two) = (of("1/2"), of("2/2"));
+        let (one, two) = (one.choose(&catalogue).unwrap(), two.choose(&catalogue).unwrap());
+        assert_eq!((&one.mine, &one.elsewhere), (&two.elsewhere, &two.mine));
+        let error = of("3/3").choose(&catalogue).unwrap_err().into_error();
+        assert!(error.source.to_string().contains("it is empty"), "{}", error.source);
     }
 }

@@ -11,15 +11,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use super::programs::{BUILD_DEADLINE, Profile, compile_programs, marked};
 use crate::catalogue::Case;
-use crate::environment::ENVIRONMENT_ENV;
+use crate::environment::{ENVIRONMENT_ENV, Programs};
 use crate::failure::{Classify, FailureClass, Result};
+use crate::journal::EntryId;
+use crate::lineage::MARK_ENV;
 use crate::process::{Command, cargo_run_variables};
 use crate::progress::{Progress, Stage};
 use crate::server_process::dying_with_parent;
 
-/// Compiling everything, cold, on two cores.
-const BUILD_DEADLINE: Duration = Duration::from_secs(2400);
 /// Between the request to end and the kill: nextest gives its tests ten seconds of this.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// The package and the test binary of the cases.
@@ -32,23 +33,19 @@ pub struct Nextest {
     pub program: PathBuf,
     /// The checkout.
     pub workspace: PathBuf,
+    /// The entry of a run's journal that all it starts carries, so that neither a compiler nor a
+    /// case that has just begun outlives a killed run unknown.
+    pub mark: Option<EntryId>,
 }
 
 impl Nextest {
-    /// Compiles the server, the CLI and the cases; returns the directory of the binaries.
+    /// Compiles the server, the CLI and the cases; returns the programs.
     ///
     /// # Errors
-    /// Something does not compile: class product, since it is the checkout's own.
-    pub async fn build(&self, log: &Path, stage: &Stage) -> Result<PathBuf> {
-        stage.line("cargo build");
-        let cargo = Command::cargo("cargo")
-            .args(["build", "-p", "hodei-server", "-p", "hodei", "--message-format=json"])
-            .directory(&self.workspace)
-            .deadline(BUILD_DEADLINE)
-            .log_to(log);
-        let output = cargo.run(stage).await;
-        let output = output.classify(FailureClass::Product, "compile", "server and CLI")?;
-        let server = crate::tools::executable_from_cargo(&output.stdout, "hodei-server")?;
+    /// As for [`compile_programs`].
+    pub async fn build(&self, log: &Path, stage: &Stage) -> Result<Programs> {
+        let programs =
+            compile_programs(&self.workspace, Profile::Debug, self.mark, log, stage).await?;
         stage.line("cargo nextest run --no-run");
         let cases = Command::cargo(&self.program)
             .args(["nextest", "run", "--no-run"])
@@ -56,8 +53,9 @@ impl Nextest {
             .directory(&self.workspace)
             .deadline(BUILD_DEADLINE)
             .log_to(log);
-        cases.run(stage).await.classify(FailureClass::Product, "compile", "the cases")?;
-        Ok(server.parent().map_or_else(PathBuf::new, Path::to_path_buf))
+        let compiled = marked(cases, self.mark).run(stage).await;
+        compiled.classify(FailureClass::Product, "compile", "the cases")?;
+        Ok(programs)
     }
 
     /// Runs cases; each line of nextest's about a case is shown. Whether all passed is not said:
@@ -88,6 +86,9 @@ impl Nextest {
         }
         command.current_dir(&self.workspace).stdin(Stdio::null()).stdout(Stdio::null());
         command.env(ENVIRONMENT_ENV, environment).env("HODEI_E2E_K8S", "1");
+        if let Some(mark) = self.mark {
+            command.env(MARK_ENV, mark.to_string());
+        }
         command.stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().classify(FailureClass::Harness, "start", "nextest")?;
         let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);

@@ -1,33 +1,32 @@
 //! What stands between a cluster and the first case: the binaries, Postgres with its template,
 //! and the proof of the way to this host. What does not depend on each other is done at once.
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, PostParams};
-use serde_json::json;
+use std::collections::BTreeSet;
 
 use super::{Nextest, RunRequest};
 use crate::bootstrap::Bootstrapped;
-use crate::cluster::ready;
-use crate::environment::{Environment, HostRoute, Programs};
-use crate::failure::{Classify, FailureClass, Result};
+use crate::environment::{Environment, HostRoute};
+use crate::failure::Result;
+use crate::feature::Feature;
 use crate::host_route;
-use crate::journal::{Resource, State};
 use crate::paths::Paths;
 use crate::postgres::{PostgresOptions, PostgresServer, ensure_template};
+use crate::probe::in_namespace;
 use crate::progress::{Progress, Stage};
-use crate::run_dir::{RUN_LABEL, RunDir};
+use crate::run_dir::RunDir;
 
+/// Returns the environment of the cases.
 pub(super) async fn prepare(
     paths: &Paths,
     request: &RunRequest,
-    up: &Bootstrapped,
+    (up, features): (&Bootstrapped, &BTreeSet<Feature>),
     nextest: &Nextest,
     run: &RunDir,
     postgres: &mut Option<PostgresServer>,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Environment> {
     let journal = run.journal(None);
-    let binaries = progress.stage("server, CLI and cases", async |stage| {
+    let programs = progress.stage("server, CLI and cases", async |stage| {
         nextest.build(&paths.log("suites-build"), &stage).await
     });
     let started = progress.stage("postgres", async |_| {
@@ -43,11 +42,10 @@ pub(super) async fn prepare(
     });
     let routed = progress
         .stage("way from pods to this host", async |stage| prove_route(up, run, &stage).await);
-    let (binaries, started, route) = tokio::join!(binaries, started, routed);
+    let (programs, started, route) = tokio::join!(programs, started, routed);
     // Kept even if something else failed, so that the clean-up finds it.
     let server = postgres.insert(started?);
-    let (binaries, route) = (binaries?, route?);
-    let programs = Programs { server: binaries.join("hodei-server"), cli: binaries.join("hodei") };
+    let (programs, route) = (programs?, route?);
     let access = progress
         .stage("template database", async |stage| {
             ensure_template(server.admin_url(), &programs.server, &stage).await
@@ -59,13 +57,14 @@ pub(super) async fn prepare(
         state: paths.state().to_path_buf(),
         workspace: paths.workspace().to_path_buf(),
         cluster: up.cluster.clone(),
+        features: features.clone(),
         worker_image: up.worker_image.clone(),
         postgres: access,
         host: route,
         programs,
         keep: request.keep,
     };
-    environment.save(&run.environment())
+    Ok(environment)
 }
 
 /// Finds the route and proves it from a namespace of its own.
@@ -75,26 +74,11 @@ pub(crate) async fn prove_route(
     stage: &Stage,
 ) -> Result<HostRoute> {
     let route = host_route::resolve(&up.cluster, stage).await?;
-    let journal = run.journal(None);
-    let name = format!("hodei-e2e-{}-route", run.id.short());
-    let subject = || format!("namespace {name}");
-    let entry = journal.intend(Resource::Namespace {
-        kubeconfig: up.cluster.kubeconfig.clone(),
-        context: up.cluster.context.clone(),
-        name: name.clone(),
-    })?;
-    let namespace: Namespace = serde_json::from_value(
-        json!({"metadata": {"name": name, "labels": {RUN_LABEL: run.id.as_str()}}}),
-    )
-    .classify(FailureClass::Harness, "make", subject())?;
-    let api = Api::<Namespace>::all(ready::client(&up.cluster).await?);
-    api.create(&PostParams::default(), &namespace).await.infrastructure("create", subject())?;
-    journal.mark(entry, State::Created)?;
-    let proved =
-        host_route::prove(&route, &up.cluster, &up.worker_image, &name, &run.id, stage).await;
-    // It takes seconds to go; the end of the run sees that it has.
-    api.delete(&name, &DeleteParams::default()).await.infrastructure("delete", subject())?;
-    journal.mark(entry, State::Removing)?;
+    in_namespace(&up.cluster, run, "route", async |namespace| {
+        let image = &up.worker_image;
+        host_route::prove(&route, &up.cluster, image, namespace, &run.id, stage).await
+    })
+    .await?;
     stage.note(format!("{} is {}", route.hostname, route.address));
-    proved.map(|()| route)
+    Ok(route)
 }

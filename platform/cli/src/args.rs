@@ -103,7 +103,10 @@ Examples:
 Examples:
   hodei provider add k8s-local --type kubernetes --set namespace=hodei-jobs-workers
   hodei provider add k8s-prod --type kubernetes --config provider.toml
-  hodei provider health k8s-prod          ends with 1 if it is not healthy
+  hodei provider add k8s-warm --pool-minimum 2 --pool-maximum 10 --pool-idle 5m
+  hodei provider pool set k8s-prod --minimum 2 --maximum 8
+  hodei provider get k8s-prod             what is known of it
+  hodei provider health k8s-prod          the same; ends with 1 if it is not healthy
   hodei provider list --output json")]
 pub(crate) enum ProviderCommand {
     /// Register a provider
@@ -119,24 +122,114 @@ pub(crate) enum ProviderCommand {
         /// One setting, over the file; dots go deeper, and a value that is JSON is taken as such
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
         set: Vec<(String, String)>,
+        #[command(flatten)]
+        pool: PoolArgs,
     },
     /// List providers
     List {
         #[command(flatten)]
         output: Output,
     },
-    /// Show one provider: its health, what it can offer, and how old both are
+    /// Show one provider: its health, its pool, what it can offer, and how old that is
+    Get {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the same as get, and end with 1 if the provider is not healthy
     Health {
         /// Its name
         name: String,
         #[command(flatten)]
         output: Output,
     },
+    /// The workers that a provider keeps for the next job
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Remove a provider
     Remove {
         /// Its name
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  hodei provider pool set k8s-prod --minimum 2 --maximum 8 --idle 5m --maximum-age 24h
+  hodei provider pool set k8s-prod --maximum 8 --output json
+  hodei provider pool clear k8s-prod
+  hodei provider get k8s-prod             shows the pool, too
+  hodei worker list                       which of its workers are idle")]
+pub(crate) enum PoolCommand {
+    /// Give a provider a pool, or its pool other bounds
+    #[command(after_help = "\
+What is not given gets its default, whatever it was before. Idle workers that have no place any more
+go at once, busy ones when their job has ended.
+
+Examples:
+  hodei provider pool set k8s-prod --maximum 8                keep up to 8, none of them for long
+  hodei provider pool set k8s-prod --minimum 2 --maximum 8    and 2 of them always
+  hodei provider pool set k8s-prod --minimum 2 --maximum 8 --idle 5m --maximum-age 24h")]
+    Set {
+        /// The provider's name
+        name: String,
+        #[command(flatten)]
+        bounds: BoundsArgs,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Remove a provider's pool: each worker runs one job then
+    #[command(after_help = "\
+Idle workers go at once, busy ones when their job has ended. Repeated, it changes nothing.
+
+Examples:
+  hodei provider pool clear k8s-prod
+  hodei provider pool clear k8s-prod --output json")]
+    Clear {
+        /// The provider's name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Bounds of a pool. A job runs there if it wants neither an image nor resources of its own.
+#[derive(Debug, Args)]
+pub(crate) struct BoundsArgs {
+    /// Keep so many workers, even if there is nothing to do [default: 0]
+    #[arg(long, value_name = "WORKERS")]
+    pub(crate) minimum: Option<u32>,
+    /// Have so many workers at most
+    #[arg(long, value_name = "WORKERS")]
+    pub(crate) maximum: u32,
+    /// How long a worker above the minimum stays idle: 90, 90s, 5m [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub(crate) idle: Option<Duration>,
+    /// The age at which a worker is replaced; a job that may take longer gets a worker of its own
+    /// [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub(crate) maximum_age: Option<Duration>,
+}
+
+/// Workers that stay for the next job. It has to want neither an image nor resources of its own.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Pool")]
+pub(crate) struct PoolArgs {
+    /// Keep so many workers, even if there is nothing to do [default: 0]
+    #[arg(long = "pool-minimum", value_name = "WORKERS", requires = "pool_maximum")]
+    pub(crate) minimum: Option<u32>,
+    /// Have so many workers at most; without it each worker runs one job
+    #[arg(id = "pool_maximum", long = "pool-maximum", value_name = "WORKERS")]
+    pub(crate) maximum: Option<u32>,
+    /// How long a worker above the minimum stays idle: 90, 90s, 5m [default: 5m]
+    #[arg(long = "pool-idle", value_name = "TIME", requires = "pool_maximum", value_parser = parse_seconds)]
+    pub(crate) idle: Option<Duration>,
+    /// The age at which a worker is replaced; a job that may take longer gets a worker of its own
+    /// [default: 24h]
+    #[arg(long = "pool-maximum-age", value_name = "TIME", requires = "pool_maximum", value_parser = parse_seconds)]
+    pub(crate) maximum_age: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,6 +300,12 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| "it must not be negative".to_owned())
 }
 
+/// A time that is told to the server in seconds.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    if time.subsec_nanos() > 0 { Err("it has to be whole seconds".to_owned()) } else { Ok(time) }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -227,6 +326,8 @@ mod tests {
         for bad in ["", "-5s", "soon", "5 parsecs"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(parse_seconds("5m"), Ok(Duration::from_secs(300)));
+        assert!(parse_seconds("500ms").is_err() && parse_seconds("1.5s").is_err());
     }
 
     #[test]
@@ -234,5 +335,43 @@ mod tests {
         assert_eq!(parse_pair("A=b=c"), Ok(("A".into(), "b=c".into())));
         assert!(parse_pair("A").is_err() && parse_pair("=b").is_err());
         assert!(parse_env("HODEI_SURELY_NOT_SET").is_err());
+    }
+}
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_duration_is_the_time_that_was_written_or_refused(
+            text in prop_oneof![any::<String>(), "-?[0-9.]{1,20} ?(ms|s|m|h|d|w)?", "([0-9]{1,4}(h|m|s)){1,3}"],
+        ) {
+            if let Ok(time) = parse_duration(&text) {
+                let written = SignedDuration::try_from(time).unwrap();
+                prop_assert_eq!(parse_duration(&format!("{written:#}")), Ok(time), "{}", text);
+                prop_assert_eq!(parse_seconds(&text).is_ok(), time.subsec_nanos() == 0);
+            }
+        }
+
+        #[test]
+        fn any_whole_number_is_so_many_seconds(seconds in any::<u32>()) {
+            let time = Duration::from_secs(seconds.into());
+            prop_assert_eq!(parse_seconds(&seconds.to_string()), Ok(time));
+            prop_assert_eq!(parse_seconds(&format!("{seconds}s")), Ok(time));
+        }
+
+        #[test]
+        fn a_pair_is_cut_at_its_first_sign(text in prop_oneof![any::<String>(), "[A-Z=]{0,6}"]) {
+            match parse_pair(&text) {
+                Ok((key, value)) => {
+                    prop_assert!(!key.is_empty() && !key.contains('='));
+                    prop_assert_eq!(format!("{key}={value}"), text);
+                }
+                Err(problem) => prop_assert!(!problem.is_empty() && (!text.contains('=') || text.starts_with('='))),
+            }
+        }
     }
 }

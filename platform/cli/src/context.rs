@@ -211,3 +211,83 @@ fn read(path: &Path) -> Result<ContextFile, Failure> {
 fn with_scheme(address: String) -> String {
     if address.contains("://") { address } else { format!("http://{address}") }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::{option, prelude::*};
+
+    use super::*;
+
+    fn write(text: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    fn assert_named(failure: &Failure, path: &Path) -> Result<(), TestCaseError> {
+        let text = format!("{failure} {failure:?}");
+        prop_assert!(text.contains(&path.display().to_string()), "{text}");
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_context_or_a_failure_that_names_the_file(bytes in any::<Vec<u8>>()) {
+            let file = write(&bytes);
+            if let Err(failure) = read(file.path()) {
+                assert_named(&failure, file.path())?;
+            }
+        }
+
+        #[test]
+        fn every_setting_is_read_as_it_was_written(
+            grpc in option::of(any::<String>()), rest in option::of(any::<String>()),
+            ca in option::of("\\PC{0,20}"), token in option::of("\\PC{0,20}"),
+        ) {
+            let mut table = toml::Table::new();
+            for (key, value) in
+                [("grpc", &grpc), ("rest", &rest), ("ca_file", &ca), ("token_file", &token)]
+            {
+                table.extend(value.clone().map(|value| (key.to_owned(), value.into())));
+            }
+            let file = write(table.to_string().as_bytes());
+            let found = read(file.path()).map_err(|failure| {
+                TestCaseError::fail(format!("{failure:?} in {table}"))
+            })?;
+            prop_assert_eq!((found.grpc, found.rest), (grpc, rest));
+            prop_assert_eq!(found.ca_file, ca.map(PathBuf::from));
+            prop_assert_eq!(found.token_file, token.map(PathBuf::from));
+        }
+
+        #[test]
+        fn a_setting_that_is_none_is_named(key in "[a-z]{3,12}", value in any::<i64>()) {
+            prop_assume!(!["grpc", "rest"].contains(&key.as_str()));
+            let file = write(format!("{key} = {value}").as_bytes());
+            let failure = read(file.path()).unwrap_err();
+            assert_named(&failure, file.path())?;
+            prop_assert!(format!("{failure:?}").contains(&key), "{failure:?}");
+        }
+
+        #[test]
+        fn a_token_is_one_header_or_its_file_is_named_and_it_is_not(
+            bytes in prop_oneof![any::<Vec<u8>>(), "[!-~]{8,40}\n?".prop_map(String::into_bytes)],
+        ) {
+            let file = write(&bytes);
+            let address = || Setting { value: String::new(), source: Source::Default };
+            let context = Context {
+                grpc: address(),
+                rest: address(),
+                ca_file: Setting { value: None, source: Source::Default },
+                token: Setting { value: Token::File(file.path().into()), source: Source::Default },
+            };
+            match context.token() {
+                Ok(token) => {
+                    let token = token.unwrap();
+                    prop_assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+                    prop_assert_eq!(token.as_bytes(), bytes.trim_ascii_end());
+                }
+                Err(failure) => assert_named(&failure, file.path())?,
+            }
+        }
+    }
+}

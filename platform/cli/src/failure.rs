@@ -5,6 +5,8 @@ use std::{error::Error as _, path::PathBuf};
 use miette::Diagnostic;
 use tonic::{Code, Status};
 
+use crate::view::plain;
+
 /// What to do where the server does not admit us.
 pub(crate) const OTHER_TOKEN: &str = "Give the server's token with --token-file, HODEI_TOKEN_FILE or \
                                       token_file in the context file.";
@@ -49,7 +51,7 @@ pub(crate) enum Failure {
 impl Failure {
     /// A gRPC status in words.
     pub(crate) fn from_status(status: &Status, address: &str) -> Self {
-        let message = status.message().to_owned();
+        let message = plain(status.message());
         let help = match status.code() {
             // Only a status made on this side has a cause; any other is the server's own word.
             Code::Unavailable if status.source().is_some() => {
@@ -59,6 +61,13 @@ impl Failure {
             Code::NotFound => "`hodei job list` shows the jobs there are.",
             Code::InvalidArgument => "`hodei job run --help` says what each flag takes.",
             Code::FailedPrecondition => "`hodei job get` shows how the job stands.",
+            Code::OutOfRange => {
+                "The server keeps output for HODEI_LOG_RETENTION; --from-attempt begins with a later \
+                 attempt, where there is one."
+            }
+            Code::DataLoss => {
+                "`hodei job logs --from-attempt N --from-sequence M` reads what is behind it."
+            }
             Code::AlreadyExists => "An idempotency key stands for one job; take another key.",
             Code::Unauthenticated | Code::PermissionDenied => OTHER_TOKEN,
             Code::Unimplemented => {

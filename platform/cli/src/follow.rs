@@ -2,14 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hodei_proto::v1::{self, StreamLogsRequest, StreamLogsResponse, WatchJobRequest};
+use bytes::Bytes;
+use hodei_proto::v1::{self, OutputStream, StreamLogsRequest, StreamLogsResponse, WatchJobRequest};
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
     failure::Failure,
-    screen::{Screen, note},
+    gap::Lost,
+    screen::Screen,
     server::{PATIENCE, Server, backoff, may_pass},
+    view::plain,
 };
 
 /// The first piece of output that was not shown yet.
@@ -22,6 +25,11 @@ pub(crate) struct Position {
 
 impl Position {
     pub(crate) const START: Self = Self { epoch: 0, sequence: 1 };
+
+    /// Behind this piece.
+    fn after(epoch: u32, sequence: u64) -> Self {
+        Self { epoch, sequence: sequence.saturating_add(1) }
+    }
 
     /// As flags of `hodei job logs`.
     fn as_flags(self) -> String {
@@ -62,6 +70,8 @@ pub(crate) struct Follower<'a> {
     job: &'a str,
     position: Position,
     follow: bool,
+    /// What was shown last is not a whole line.
+    mid_line: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -72,7 +82,7 @@ impl<'a> Follower<'a> {
         position: Position,
         follow: bool,
     ) -> Self {
-        Self { server, screen, job, position, follow }
+        Self { server, screen, job, position, follow, mid_line: false }
     }
 
     /// Shows all output: what there is, or with `follow` until the job has ended. Counts what it
@@ -84,9 +94,7 @@ impl<'a> Follower<'a> {
             let cause = match self.stream(progress).await? {
                 None if !self.follow || self.is_over().await? => return Ok(()),
                 None => "the log ended before the job".to_owned(),
-                Some(status) if may_pass(&status) => {
-                    format!("{:?}: {}", status.code(), status.message())
-                }
+                Some(status) if may_pass(&status) => in_words(&status),
                 Some(status) => return Err(self.server.failure(&status)),
             };
             if self.position != before {
@@ -124,21 +132,33 @@ impl<'a> Follower<'a> {
     }
 
     async fn show(&mut self, response: StreamLogsResponse) -> Result<(), Failure> {
+        let mut lost: Option<Lost> = None;
         for frame in response.frames {
-            let next = Position { epoch: response.epoch, sequence: frame.sequence + 1 };
+            let next = Position::after(response.epoch, frame.sequence);
             let shown =
                 self.position.epoch == response.epoch && frame.sequence < self.position.sequence;
             if shown {
                 continue;
             }
-            if frame.dropped_bytes > 0 {
-                note(&format!("{} bytes of output were dropped here", frame.dropped_bytes));
+            if let Some(here) = Lost::of(&frame) {
+                lost = Some(lost.map_or(here, |before| before.and(here)));
+            } else {
+                self.show_lost(lost.take()).await?;
             }
             let stream = frame.stream();
+            self.mid_line = frame.data.last().map_or(self.mid_line, |last| *last != b'\n');
             self.screen.show(stream, frame.data).await?;
             self.position = next;
         }
-        Ok(())
+        self.show_lost(lost).await
+    }
+
+    /// Says between the pieces of output, on stderr, what is lost there.
+    async fn show_lost(&mut self, lost: Option<Lost>) -> Result<(), Failure> {
+        let Some(lost) = lost else { return Ok(()) };
+        let begin = if std::mem::take(&mut self.mid_line) { "\n" } else { "" };
+        let line = Bytes::from(format!("{begin}{}", lost.line()));
+        self.screen.show(OutputStream::Stderr, line).await
     }
 
     async fn is_over(&self) -> Result<bool, Failure> {
@@ -179,7 +199,7 @@ pub(crate) async fn watch(
     loop {
         let cause = match server.jobs().watch(WatchJobRequest { id: id.to_owned() }).await {
             Err(status) if !may_pass(&status) => return Err(server.failure(&status)),
-            Err(status) => format!("{:?}: {}", status.code(), status.message()),
+            Err(status) => in_words(&status),
             Ok(response) => {
                 let mut changes = response.into_inner();
                 loop {
@@ -196,13 +216,39 @@ pub(crate) async fn watch(
                         }
                         Ok(None) => break "the watch ended before the job".to_owned(),
                         Err(status) if !may_pass(&status) => return Err(server.failure(&status)),
-                        Err(status) => break format!("{:?}: {}", status.code(), status.message()),
+                        Err(status) => {
+                            break in_words(&status);
+                        }
                     }
                 }
             }
         };
         if !patience.wait().await {
             return Err(Failure::Lost { job: id.to_owned(), cause, from: String::new() });
+        }
+    }
+}
+
+/// What a server said of a failure that may pass.
+fn in_words(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), plain(status.message()))
+}
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_place_behind_any_piece_can_be_asked_for(
+            epoch in any::<u32>(), sequence in prop_oneof![any::<u64>(), Just(u64::MAX)],
+        ) {
+            let next = Position::after(epoch, sequence);
+            prop_assert!(next.epoch == epoch && next.sequence >= sequence);
+            let flags = next.as_flags();
+            prop_assert!(next == Position::START || flags.contains(&next.sequence.to_string()));
         }
     }
 }

@@ -1,13 +1,16 @@
 //! `hodei`: the command a person types to run jobs and see what became of them.
 //!
 //! Jobs go over gRPC ([`server`], [`follow`], [`run`], [`job`]), providers and workers over REST
-//! ([`rest`], [`provider`]). Output of jobs is raw bytes ([`screen`]); all else is said on stderr.
+//! ([`rest`], [`provider`], [`pool`]). Output of jobs is raw bytes ([`screen`]); all else is said on stderr.
 
 mod args;
 mod context;
 mod failure;
 mod follow;
+mod gap;
 mod job;
+mod patience;
+mod pool;
 mod provider;
 mod rest;
 mod run;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     args::{Format, ProviderCommand, WorkerCommand},
     failure::Failure,
+    pool,
     rest::Rest,
     screen::print,
     view,
@@ -16,27 +17,30 @@ use crate::{
 /// Carries a command out; the exit code to end with.
 pub(crate) async fn execute(rest: &Rest, command: ProviderCommand) -> Result<u8, Failure> {
     match command {
-        ProviderCommand::Add { name, kind, config, set } => {
+        ProviderCommand::Add { name, kind, config, set, pool } => {
             let config = make_config(config.as_deref(), &set)?;
-            let body = json!({ "type": kind, "name": name, "config": config });
+            let mut body = json!({ "type": kind, "name": name, "config": config });
+            if let Some(pool) = pool::of_new_provider(&pool) {
+                body["pool"] = pool;
+            }
             rest.post(&["providers"], &body).await?;
             print(&format!("provider {name} was added\n"))?;
         }
         ProviderCommand::List { output } => {
-            let answer = rest.get(&["providers"]).await?;
+            let answer = rest.list("providers").await?;
             print(&match output.format {
                 Format::Json => view::json(&answer),
                 Format::Table => provider_table(&answer),
             })?;
         }
+        ProviderCommand::Get { name, output } => {
+            show(rest, &name, output.format).await?;
+        }
         ProviderCommand::Health { name, output } => {
-            let answer = rest.get(&["providers", &name]).await?;
-            print(&match output.format {
-                Format::Json => view::json(&answer),
-                Format::Table => provider_health(&answer),
-            })?;
+            let answer = show(rest, &name, output.format).await?;
             return Ok(u8::from(answer.get("healthy") != Some(&Value::Bool(true))));
         }
+        ProviderCommand::Pool(command) => pool::execute(rest, command).await?,
         ProviderCommand::Remove { name } => {
             rest.delete(&["providers", &name]).await?;
             print(&format!("provider {name} was removed\n"))?;
@@ -45,10 +49,19 @@ pub(crate) async fn execute(rest: &Rest, command: ProviderCommand) -> Result<u8,
     Ok(0)
 }
 
+async fn show(rest: &Rest, name: &str, format: Format) -> Result<Value, Failure> {
+    let answer = rest.get(&["providers", name]).await?;
+    print(&match format {
+        Format::Json => view::json(&answer),
+        Format::Table => provider_health(&answer),
+    })?;
+    Ok(answer)
+}
+
 pub(crate) async fn execute_worker(rest: &Rest, command: WorkerCommand) -> Result<(), Failure> {
     match command {
         WorkerCommand::List { output } => {
-            let answer = rest.get(&["workers"]).await?;
+            let answer = rest.list("workers").await?;
             print(&match output.format {
                 Format::Json => view::json(&answer),
                 Format::Table => worker_table(&answer, Timestamp::now()),
@@ -108,6 +121,9 @@ fn provider_health(answer: &Value) -> String {
     if answer.get("problem").is_some_and(Value::is_string) {
         rows.push(["Problem".to_owned(), text(answer, "problem")]);
     }
+    if let Some(bounds) = answer.get("pool").filter(|pool| pool.is_object()) {
+        rows.push(["Pool".to_owned(), pool::describe(bounds)]);
+    }
     rows.push(["Capabilities".to_owned(), seconds_ago(answer, "capabilities_age_seconds")]);
     if answer.get("capabilities_problem").is_some_and(Value::is_string) {
         rows.push(["Not measured".to_owned(), text(answer, "capabilities_problem")]);
@@ -146,26 +162,29 @@ fn provider_table(answer: &Value) -> String {
             text(provider, "name"),
             text(provider, "type"),
             health.to_owned(),
+            pool::range(provider.get("pool")),
             text(provider, "problem"),
         ]
     };
-    let head = ["NAME", "TYPE", "HEALTH", "PROBLEM"].map(str::to_owned);
+    let head = ["NAME", "TYPE", "HEALTH", "POOL", "PROBLEM"].map(str::to_owned);
     view::table(Some(head), entries(answer, "providers").iter().map(row).collect())
 }
 
 fn worker_table(answer: &Value, now: Timestamp) -> String {
     let row = |worker: &Value| {
         let created = worker.get("created_at").and_then(Value::as_str);
+        let idle = worker.get("idle_since").is_some_and(Value::is_string);
         [
             text(worker, "id"),
-            text(worker, "state"),
+            if idle { "idle".to_owned() } else { text(worker, "state") },
             text(worker, "provider"),
             text(worker, "job_id"),
             text(worker, "resource"),
+            text(worker, "node"),
             view::age(created.and_then(|time| time.parse().ok()), now),
         ]
     };
-    let head = ["ID", "STATE", "PROVIDER", "JOB", "POD", "AGE"].map(str::to_owned);
+    let head = ["ID", "STATE", "PROVIDER", "JOB", "POD", "NODE", "AGE"].map(str::to_owned);
     view::table(Some(head), entries(answer, "workers").iter().map(row).collect())
 }
 
@@ -174,11 +193,11 @@ fn entries<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
 }
 
 /// A field as text; a dash if it is not there.
-fn text(value: &Value, field: &str) -> String {
+pub(crate) fn text(value: &Value, field: &str) -> String {
     match value.get(field) {
         None | Some(Value::Null) => "-".to_owned(),
-        Some(Value::String(text)) => view::dash(text),
-        Some(other) => other.to_string(),
+        Some(Value::String(text)) => view::dash(&view::one_line(text)),
+        Some(other) => view::one_line(&other.to_string()),
     }
 }
 
@@ -202,6 +221,7 @@ mod tests {
     fn a_provider_is_shown_with_what_is_known_of_it() {
         let mut answer = json!({
             "name": "k8s", "type": "kubernetes", "healthy": false, "problem": "API failed: 503",
+            "pool": {"minimum": 1, "maximum": 4, "idle_seconds": 300, "maximum_age_seconds": 86400},
             "health_age_seconds": 12, "capabilities_age_seconds": 70, "capabilities_problem": "no answer",
             "capabilities": {"max_cpu_millis": 2000, "free_workers": null, "gpus": {}, "architectures": ["amd64", "arm64"]},
         });
@@ -215,13 +235,120 @@ mod tests {
     fn tables_take_more_and_less_than_expected() {
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let workers = json!({"workers": [
-            {"id": "w1", "state": "busy", "provider": "k8s", "job_id": "j1", "resource": "hodei-worker-w1",
+            {"id": "w1", "state": "busy", "provider": "k8s", "job_id": "j1", "resource": "hodei-worker-w1", "node": "node-1",
              "created_at": "2026-01-01T00:00:00Z", "new": {"x": 1}},
             {"id": "w2", "job_id": null},
+            {"id": "w3", "state": "ready", "provider": "k8s", "idle_since": "2026-01-01T00:00:30Z", "pooled": true},
         ]});
         insta::assert_snapshot!("worker_table", worker_table(&workers, now));
-        let providers = json!({"providers": [{"name": "k8s-local", "type": "kubernetes", "healthy": true, "problem": null}]});
+        let providers = json!({"providers": [
+            {"name": "k8s-local", "type": "kubernetes", "healthy": true, "problem": null, "pool": null},
+            {"name": "k8s-warm", "type": "kubernetes", "healthy": true, "pool": {"minimum": 2, "maximum": 8}},
+        ]});
         insta::assert_snapshot!("provider_table", provider_table(&providers));
-        assert_eq!(worker_table(&json!([]), now), "ID  STATE  PROVIDER  JOB  POD  AGE\n");
+        assert_eq!(worker_table(&json!([]), now), "ID  STATE  PROVIDER  JOB  POD  NODE  AGE\n");
+    }
+}
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            "[a\\x1b\\x07\u{9b}\n]{0,5}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                vec((any::<String>(), inner), 0..4).prop_map(|fields| fields.into_iter().collect()),
+            ]
+        })
+    }
+
+    /// An answer of which any field may be anything.
+    fn answer() -> impl Strategy<Value = Value> {
+        const FIELDS: [&str; 14] = [
+            "name",
+            "type",
+            "healthy",
+            "problem",
+            "pool",
+            "health_age_seconds",
+            "capabilities",
+            "capabilities_problem",
+            "id",
+            "state",
+            "job_id",
+            "created_at",
+            "idle_since",
+            "node",
+        ];
+        let field = (select(&FIELDS[..]), any_json());
+        vec(field, 0..8).prop_map(|fields| {
+            fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        })
+    }
+
+    fn assert_plain(text: &str) -> Result<(), TestCaseError> {
+        prop_assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_shown_and_none_reaches_the_terminal_as_a_command(
+            one in answer(), more in vec(answer(), 0..3), any in any_json(),
+        ) {
+            let now = Timestamp::UNIX_EPOCH;
+            for answer in [&any, &one] {
+                let list = json!({"providers": more, "workers": more});
+                assert_plain(&provider_health(answer))?;
+                assert_plain(&provider_table(answer))?;
+                assert_plain(&worker_table(answer, now))?;
+                assert_plain(&pool::describe(answer))?;
+                assert_plain(&text(answer, "state"))?;
+                let rows = 1 + more.len();
+                prop_assert_eq!(provider_table(&list).lines().count(), rows);
+                prop_assert_eq!(worker_table(&list, now).lines().count(), rows);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_configuration_or_a_failure_that_names_the_file(
+            bytes in prop_oneof![
+                vec(any::<u8>(), 0..100),
+                answer().prop_map(|value| value.to_string().into_bytes()),
+                "([a-z]{1,5} ?= ?(1|true|\"x\"|\\[1\\])\n){0,4}".prop_map(String::into_bytes),
+            ],
+            suffix in select(vec![".toml", ".json", ""]),
+        ) {
+            let file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
+            std::fs::write(&file, bytes).unwrap();
+            match read_config(file.path()) {
+                Ok(config) => prop_assert!(config.is_object()),
+                Err(failure) => {
+                    prop_assert!(failure.to_string().contains(file.path().to_str().unwrap()));
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_set_is_there_whatever_was_there_before(
+            set in vec(("[a-b.]{1,5}", any::<String>()), 1..5),
+        ) {
+            let config = make_config(None, &set).unwrap();
+            prop_assert!(config.is_object());
+            let (key, text) = set.last().unwrap();
+            let found = key.split('.').fold(&config, |place, part| &place[part]);
+            let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
+            prop_assert_eq!(found, &value);
+        }
     }
 }

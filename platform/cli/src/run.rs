@@ -290,3 +290,88 @@ pub(crate) async fn cancel(server: &Server, id: &str, reason: &str) -> Result<v1
     });
     required(response.await?.job)
 }
+
+#[cfg(test)]
+mod outside_input {
+    use clap::Parser as _;
+    use hodei_core::quantity::{parse_bytes, parse_cpu_millis};
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+    use crate::args::{Cli, Command, JobCommand};
+
+    const FLAGS: [&str; 14] = [
+        "--name",
+        "--env",
+        "--label",
+        "--working-directory",
+        "--image",
+        "--priority",
+        "--cpu-request",
+        "--cpu-limit",
+        "--memory-request",
+        "--memory-limit",
+        "--timeout",
+        "--queue-timeout",
+        "--retries",
+        "--infrastructure-retries",
+    ];
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<String>(),
+            "[a-z0-9/=-]{0,9}",
+            "-?[0-9]{1,20}(m|Mi|Gi|s|h)?",
+            select(vec!["A=b", "/tmp", "1Gi", "500m", "90s", "3"]).prop_map(str::to_owned),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_flags_are_a_job_or_the_mistaken_one_is_named(
+            flags in vec((select(&FLAGS[..]), text()), 0..4), argv in vec("\\PC{0,6}", 1..3),
+        ) {
+            let given = flags.iter().map(|(flag, text)| format!("{flag}={text}"));
+            let words = ["hodei", "job", "run"].map(str::to_owned).into_iter().chain(given);
+            let words = words.chain(["--".to_owned()]).chain(argv.clone());
+            let cli = match Cli::try_parse_from(words) {
+                Ok(cli) => cli,
+                Err(error) => {
+                    let text = error.to_string();
+                    prop_assert!(FLAGS.iter().any(|flag| text.contains(flag)), "{text}");
+                    return Ok(());
+                }
+            };
+            let Command::Job(JobCommand::Run(args)) = cli.command else { panic!("another command") };
+            let asked = args.job.timeout;
+            match spec(args.job) {
+                Ok(wire) => {
+                    let job = JobSpec::try_from(wire).unwrap();
+                    prop_assert_eq!(job.run, hodei_core::spec::Run::Command(argv));
+                    prop_assert!(asked.is_none_or(|asked| job.timeouts.run == asked));
+                    let resources = job.resources;
+                    let cpus = [resources.cpu_request, resources.cpu_limit];
+                    prop_assert!(cpus.iter().flatten().all(|text| parse_cpu_millis(text).is_ok()));
+                    let sizes = [resources.memory_request, resources.memory_limit];
+                    prop_assert!(sizes.iter().flatten().all(|text| parse_bytes(text).is_ok()));
+                }
+                Err(failure) => prop_assert!(failure.to_string().contains("spec"), "{failure}"),
+            }
+        }
+
+        #[test]
+        fn a_script_is_the_file_or_a_failure_that_names_it(bytes in prop_oneof![
+            any::<Vec<u8>>(), any::<String>().prop_map(String::into_bytes),
+        ]) {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &bytes).unwrap();
+            match read_script(file.path()) {
+                Ok(text) => prop_assert_eq!(text.into_bytes(), bytes),
+                Err(failure) => {
+                    prop_assert!(failure.to_string().contains(file.path().to_str().unwrap()));
+                    prop_assert!(String::from_utf8(bytes).is_err());
+                }
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hodei_proto::v1::OutputStream;
 use tokio::sync::mpsc;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, view::one_line};
 
 /// Pieces on their way to the screen; more would only hide a slow reader.
 const QUEUE: usize = 16;
@@ -72,10 +72,10 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     written.map_err(|_| Failure::OutputClosed)
 }
 
-/// Says something about what goes on; never part of an answer.
+/// Says something about what goes on, in one line; never part of an answer.
 pub(crate) fn note(text: &str) {
     // If nobody reads stderr there is nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "hodei: {text}");
+    let _ = writeln!(io::stderr().lock(), "hodei: {}", one_line(text));
 }
 
 /// Says what went wrong and what to do.

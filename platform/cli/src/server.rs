@@ -14,10 +14,12 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
+use tonic_types::StatusExt as _;
 
 use crate::{
     context::Context,
     failure::{Failure, describe},
+    patience::Throttled,
 };
 
 /// One call, at most.
@@ -89,12 +91,17 @@ impl Server {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let (started, mut delays) = (Instant::now(), backoff());
+        let mut throttled = Throttled::new();
         loop {
             let status = match timeout(CALL, attempt()).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => status,
                 Err(_) => Status::unavailable(format!("no answer within {} s", CALL.as_secs())),
             };
+            if status.code() == Code::ResourceExhausted && throttled.wait(asked_wait(&status)).await
+            {
+                continue;
+            }
             let delay = delays.next().unwrap_or_default();
             if !may_pass(&status) || started.elapsed() + delay > CALL {
                 return Err(self.failure(&status));
@@ -118,6 +125,11 @@ pub(crate) fn backoff() -> ExponentialBackoff {
         .build()
 }
 
+/// How long the server asks to wait, where it says so.
+fn asked_wait(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
+}
+
 /// Whether a later try may fare better. Transport errors come under several codes.
 pub(crate) fn may_pass(status: &Status) -> bool {
     matches!(
@@ -129,7 +141,6 @@ pub(crate) fn may_pass(status: &Status) -> bool {
             | Code::DeadlineExceeded
             | Code::Aborted
             | Code::ResourceExhausted
-            | Code::DataLoss
     )
 }
 
@@ -156,4 +167,40 @@ fn endpoint(context: &Context) -> Result<Endpoint, Failure> {
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true))
+}
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::{collection::vec, prelude::*};
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn message() -> impl Strategy<Value = String> {
+        prop_oneof![any::<String>(), "[a\\x1b\u{9b}]{0,5}", Just(String::new())]
+    }
+
+    proptest! {
+        #[test]
+        fn any_refusal_is_told_as_plain_text_whatever_its_details_are(
+            code in -1_i32..20, message in message(), details in vec(any::<u8>(), 0..60),
+        ) {
+            let status = Status::with_details(code.into(), message, details.into());
+            let _ = (asked_wait(&status), may_pass(&status));
+            let failure = Failure::from_status(&status, "http://127.0.0.1:1");
+            let told = failure.to_string();
+            prop_assert!(!told.is_empty());
+            prop_assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
+        }
+
+        #[test]
+        fn a_wait_that_is_asked_for_is_read(millis in 0_u64..1 << 40, damage in any::<(prop::sample::Index, u8)>()) {
+            let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(millis)));
+            let status = Status::with_error_details(Code::ResourceExhausted, "", details);
+            prop_assert_eq!(asked_wait(&status), Some(Duration::from_millis(millis)));
+            let mut bytes = status.details().to_vec();
+            *damage.0.get_mut(&mut bytes) = damage.1;
+            let _ = asked_wait(&Status::with_details(Code::ResourceExhausted, "", bytes.into()));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Jobs and tables as people and programs see them.
 
 use hodei_core::attempt::Outcome;
-use hodei_proto::v1;
+use hodei_proto::{moment, v1};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -174,7 +174,12 @@ pub(crate) fn table<const N: usize>(head: Option<[String; N]>, rows: Vec<[String
 
 /// A text that breaks no line and reaches no terminal as a command.
 pub(crate) fn one_line(text: &str) -> String {
-    text.replace(['\r', '\n', '\x1b'], " ")
+    text.replace(char::is_control, " ")
+}
+
+/// A text that may have several lines and reaches no terminal as a command.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', " ")
 }
 
 /// JSON in one line, for programs that read a stream.
@@ -208,10 +213,6 @@ pub(crate) fn dash(text: &str) -> String {
 
 fn state_name(state: v1::JobState) -> String {
     state.to_core().map_or_else(|| "unknown".to_owned(), |state| state.to_string())
-}
-
-fn moment(wire: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
-    wire.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
 }
 
 #[cfg(test)]
@@ -279,5 +280,113 @@ mod tests {
     fn a_cell_cannot_break_the_table_or_reach_the_terminal() {
         let text = table(None, vec![["a\nb\x1b[31m".to_owned()]]);
         assert_eq!(text, "a b [31m\n");
+    }
+}
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::{collection::vec, option, prelude::*};
+    use v1::attempt_outcome::How;
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![any::<String>(), "[a\\x1b\\x07\u{9b}\n]{0,5}", Just(String::new())]
+    }
+
+    fn time() -> impl Strategy<Value = Option<prost_types::Timestamp>> {
+        let any = prop_oneof![
+            (any::<i64>(), any::<i32>()),
+            (-400_000_000_000_i64..300_000_000_000, -2_i32..1_000_000_002),
+        ];
+        option::of(any)
+            .prop_map(|at| at.map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos }))
+    }
+
+    fn outcome() -> impl Strategy<Value = Option<v1::AttemptOutcome>> {
+        let how = prop_oneof![
+            any::<i32>().prop_map(How::ExitCode),
+            (0_i32..300).prop_map(How::ExitCode),
+            any::<i32>().prop_map(How::Signal),
+            text().prop_map(How::Failure),
+            any::<bool>().prop_map(How::Cancelled),
+        ];
+        let outcome = (option::of(how), any::<bool>());
+        option::of(
+            outcome.prop_map(|(how, out_of_memory)| v1::AttemptOutcome { how, out_of_memory }),
+        )
+    }
+
+    fn attempt() -> impl Strategy<Value = v1::Attempt> {
+        (any::<u32>(), [text(), text(), text(), text()], outcome(), [time(), time(), time()])
+            .prop_map(
+                |(
+                    epoch,
+                    [worker_id, provider, state, reason],
+                    outcome,
+                    [created_at, started_at, finished_at],
+                )| {
+                    v1::Attempt {
+                        epoch,
+                        worker_id,
+                        provider,
+                        state,
+                        reason,
+                        outcome,
+                        created_at,
+                        started_at,
+                        finished_at,
+                    }
+                },
+            )
+    }
+
+    fn job() -> impl Strategy<Value = v1::Job> {
+        let spec = option::of((text(), any::<i32>()).prop_map(|(name, priority)| v1::JobSpec {
+            name,
+            priority,
+            ..Default::default()
+        }));
+        let parts = (spec, vec(attempt(), 0..3), outcome(), -1_i32..12);
+        (parts, [text(), text(), text()], [time(), time(), time()], any::<u64>()).prop_map(
+            |((spec, attempts, outcome, state), [id, reason, correlation_id], times, version)| {
+                let [submitted_at, started_at, finished_at] = times;
+                v1::Job {
+                    id,
+                    spec,
+                    state,
+                    reason,
+                    outcome,
+                    attempts,
+                    submitted_at,
+                    started_at,
+                    finished_at,
+                    version,
+                    correlation_id,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_job_is_shown_and_none_reaches_the_terminal_as_a_command(job in job(), now in any::<i32>()) {
+            let (view, now) = (JobView::new(&job), Timestamp::from_second(now.into()).unwrap());
+            let change = view.change(now);
+            prop_assert_eq!(change.lines().count(), 1);
+            prop_assert_eq!(json_line(&view).lines().count(), 1);
+            for text in [view.describe(now), change, job_table(&[view], now)] {
+                prop_assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+            }
+        }
+
+        #[test]
+        fn a_plain_text_keeps_its_lines_and_what_can_be_seen(text in text()) {
+            let (plain, line) = (plain(&text), one_line(&text));
+            prop_assert_eq!(plain.matches('\n').count(), text.matches('\n').count());
+            prop_assert_eq!(line.chars().count(), text.chars().count());
+            let seen = |text: &str| text.replace(|c: char| c.is_control() || c == ' ', "");
+            prop_assert_eq!((seen(&plain), seen(&line)), (seen(&text), seen(&text)));
+        }
     }
 }

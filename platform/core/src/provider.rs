@@ -40,6 +40,9 @@ pub struct WorkerSpec {
     pub labels: BTreeMap<String, String>,
     /// Environment of the agent (not of the job), beside what the provider sets. No secrets.
     pub env: BTreeMap<String, String>,
+    /// Nodes it is put on only if there is no other, as [`ObservedWorker::node`] names them: earlier
+    /// workers of its job were lost there.
+    pub avoid_nodes: Vec<String>,
     /// The hard end of the worker's life, enforced by the cluster even if the control plane is gone.
     pub deadline: Option<Duration>,
 }
@@ -92,6 +95,22 @@ pub struct ObservedWorker {
     pub created_at: Option<Timestamp>,
     /// What it waits for, in the cluster's words, where it says so of a worker that does not run yet.
     pub waiting_for: Option<String>,
+}
+
+impl ObservedWorker {
+    /// A worker of which nothing is left.
+    #[must_use]
+    pub fn gone(handle: WorkerHandle) -> Self {
+        Self {
+            handle,
+            phase: WorkerPhase::Gone,
+            restarts: 0,
+            node: None,
+            attempt: None,
+            created_at: None,
+            waiting_for: None,
+        }
+    }
 }
 
 /// What a provider tells its subscribers.

@@ -11,7 +11,7 @@ use hodei_core::{
 use kube::{
     Client, Config,
     client::ClientBuilder,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
 use crate::{api::describe, config::KubernetesConfig, watch::WATCH_SECONDS};
@@ -67,14 +67,14 @@ async fn load(config: &KubernetesConfig) -> Result<Config, String> {
     let options = KubeConfigOptions { context: config.context.clone(), cluster: None, user: None };
     if let Some(path) = &config.kubeconfig {
         let file = Kubeconfig::read_from(path)
-            .map_err(|error| format!("kubeconfig {path:?}: {}", describe(&error)))?;
+            .map_err(|error| format!("kubeconfig {path:?}: {}", problem_of(&error)))?;
         return Config::from_custom_kubeconfig(file, &options)
             .await
-            .map_err(|error| format!("kubeconfig {path:?}: {}", describe(&error)));
+            .map_err(|error| format!("kubeconfig {path:?}: {}", problem_of(&error)));
     }
     let by_file = match Config::from_kubeconfig(&options).await {
         Ok(found) => return Ok(found),
-        Err(error) => describe(&error),
+        Err(error) => problem_of(&error),
     };
     // A context was asked for: the cluster around us is not it.
     if let Some(context) = &config.context {
@@ -83,6 +83,18 @@ async fn load(config: &KubernetesConfig) -> Result<Config, String> {
     Config::incluster().map_err(|error| {
         format!("no kubeconfig ({by_file}) and not in a cluster ({})", describe(&error))
     })
+}
+
+/// What is wrong with a kubeconfig. Of a text that is none only the place is told: the parser would show
+/// what is written there, which may be a credential.
+fn problem_of(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => match error.location() {
+            Some(at) => format!("not understood at line {}, column {}", at.line(), at.column()),
+            None => "not understood".to_owned(),
+        },
+        other => describe(other),
+    }
 }
 
 fn endpoint_of(cluster: &Config) -> Endpoint {
@@ -115,6 +127,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_credential_in_the_wrong_place_is_not_repeated() {
+        let good = include_str!("testing/kubeconfig.yaml");
+        for user in ["s3cret", "{token: [s3cret]}", "{token: s3cret", "{username: \"s3cret}"] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let text = good.replace("user: {}", &format!("user: {user}"));
+            std::fs::write(file.path(), text).unwrap();
+            let path = file.path().to_str().unwrap().to_owned();
+            let text =
+                connect_error(KubernetesConfig::builder().kubeconfig(path).build().unwrap()).await;
+            assert!(text.contains("at line 1") && !text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_unknown_context_is_named() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/testing/kubeconfig.yaml");
         let config = KubernetesConfig::builder()
@@ -136,6 +162,66 @@ mod tests {
                 .unwrap();
             let (_, endpoint) = connect(&provider_id(), &config).await.unwrap();
             assert_eq!((endpoint.host.as_str(), endpoint.port), expected);
+        }
+    }
+}
+
+#[cfg(test)]
+mod outside_input {
+    use std::io::Write as _;
+
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+
+    const TOKEN: &str = "s3cret-t0ken-of-the-operator";
+
+    fn kubeconfig() -> String {
+        let good = include_str!("testing/kubeconfig.yaml");
+        good.replace("user: {}", &format!("user: {{token: {TOKEN}}}"))
+    }
+
+    /// Loads a kubeconfig of these bytes; the error, if there is one, and the file's name.
+    fn load_from(bytes: &[u8]) -> (Option<String>, String) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        let config = KubernetesConfig { kubeconfig: Some(path.clone()), ..Default::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        (runtime.block_on(load(&config)).err(), path)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_kubeconfig_or_a_failure_that_names_the_file(bytes in vec(any::<u8>(), 0..300)) {
+            let (error, path) = load_from(&bytes);
+            prop_assert!(error.is_none_or(|error| error.contains(&path)));
+        }
+
+        #[test]
+        fn a_damaged_kubeconfig_is_named_and_its_token_is_not_repeated(
+            damages in vec((any::<Index>(), any::<u8>(), 0_u8..3), 1..4),
+        ) {
+            let text = kubeconfig();
+            let secret = text.find(TOKEN).unwrap();
+            let secret = secret..secret + TOKEN.len();
+            let mut bytes = text.into_bytes();
+            for (place, byte, kind) in damages {
+                let at = place.index(bytes.len());
+                // What is not the token any more may be told.
+                if at < secret.end {
+                    bytes[at] = if secret.contains(&at) { bytes[at] } else { byte };
+                } else if kind == 0 {
+                    bytes.truncate(at);
+                } else {
+                    bytes[at] = byte;
+                }
+            }
+            let (error, path) = load_from(&bytes);
+            if let Some(error) = error {
+                prop_assert!(error.contains(&path), "{error}");
+                prop_assert!(!error.contains(TOKEN), "{error}");
+            }
         }
     }
 }

@@ -88,6 +88,7 @@ impl KubernetesProvider {
             otp: Otp::generate(),
             labels: Default::default(),
             env: Default::default(),
+            avoid_nodes: Vec::new(),
             deadline: None,
         };
         make_pod(&self.id, &self.config, &spec)

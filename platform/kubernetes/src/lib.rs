@@ -46,6 +46,7 @@ mod testing;
 mod watch;
 
 pub use self::{
+    capabilities::{Headroom, headroom, why_closed},
     config::{
         ConfigProblem, HostAlias, ImagePullPolicy, InvalidConfig, InvalidToleration,
         KubernetesConfig, KubernetesConfigBuilder, KubernetesToleration,

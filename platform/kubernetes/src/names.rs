@@ -162,3 +162,59 @@ mod tests {
         assert_eq!(owned_worker(&meta(&"other".parse().unwrap()), &provider), None);
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::{collection::btree_map, prelude::*};
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = String> {
+        let own = [APP.0, MANAGED.0, PROVIDER.0, PROVIDER_ID, WORKER_ID, ATTEMPT, JOB_ID];
+        prop_oneof![
+            3 => prop::sample::select(own.to_vec()).prop_map(str::to_owned),
+            1 => any::<String>(),
+            1 => "[a-zA-Z./_-]{0,9}",
+        ]
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let own = ["true", "k8s-local", "1", "0190a6f0-0000-7000-8000-000000000001"];
+        prop_oneof![
+            3 => prop::sample::select(own.to_vec()).prop_map(str::to_owned),
+            1 => any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_is_labelled_so_is_taken_for_ours(labels in btree_map(key(), value(), 0..8)) {
+            let provider: ProviderId = "k8s-local".parse().unwrap();
+            let meta = ObjectMeta { labels: Some(labels.clone()), ..ObjectMeta::default() };
+            let has = |key: &str, value: &str| labels.get(key).is_some_and(|found| found == value);
+            if let Some(worker) = owned_worker(&meta, &provider) {
+                prop_assert!(has(MANAGED.0, MANAGED.1) && has(PROVIDER_ID, "k8s-local"));
+                prop_assert_eq!(labels[WORKER_ID].parse(), Ok(worker));
+            }
+            if let Some(found) = attempt(&meta) {
+                prop_assert_eq!(labels[ATTEMPT].parse(), Ok(found.epoch.0));
+            }
+        }
+
+        #[test]
+        fn labels_of_a_job_never_speak_of_ownership_and_always_fit(
+            given in btree_map(key(), value(), 0..8),
+        ) {
+            let provider: ProviderId = "other".parse().unwrap();
+            let spec = WorkerSpec { labels: given, ..crate::testing::make_spec() };
+            let labels = pod_labels(&provider, &BTreeMap::new(), &spec);
+            let own = owner_labels(&provider, spec.worker);
+            prop_assert!(own.iter().all(|(key, value)| labels.get(key) == Some(value)));
+            for (key, value) in &labels {
+                prop_assert!(is_label_key(key) && is_label_value(value), "{key:?} {value:?}");
+                let reserved = [JOB_ID, ATTEMPT].contains(&key.as_str()) || own.contains_key(key);
+                prop_assert!(reserved || !is_reserved_label(key), "{key}");
+            }
+        }
+    }
+}

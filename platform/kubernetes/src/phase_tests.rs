@@ -221,3 +221,87 @@ fn the_log_begins_and_ends_with_the_container() {
         assert_eq!(sight(&make_pod(&change), WorkerId::new(), PATIENCE).log, expected, "{change}");
     }
 }
+
+mod outside_input {
+    use proptest::{option, prelude::*, sample::select};
+
+    use super::*;
+
+    fn word(known: &'static [&'static str]) -> impl Strategy<Value = Option<String>> {
+        let known = select(known).prop_map(str::to_owned);
+        option::weighted(0.8, prop_oneof![3 => known, 1 => any::<String>()])
+    }
+
+    fn moment() -> impl Strategy<Value = Option<String>> {
+        let known = ["2026-01-01T00:00:00Z", "9999-12-30T22:00:00Z", "-009999-01-02T01:59:59Z"];
+        option::of(select(known.to_vec()).prop_map(str::to_owned))
+    }
+
+    fn state() -> impl Strategy<Value = Value> {
+        let waiting = (
+            word(&["ErrImagePull", "CrashLoopBackOff", "CreateContainerConfigError"]),
+            word(&["not found"]),
+        );
+        let ended = (any::<i32>(), word(&["OOMKilled", "StartError"]), word(&[" a "]));
+        prop_oneof![
+            Just(json!({})),
+            Just(json!({"running": {}})),
+            waiting.prop_map(
+                |(reason, message)| json!({"waiting": {"reason": reason, "message": message}})
+            ),
+            ended.prop_map(|(code, reason, message)| {
+                json!({"terminated": {"exitCode": code, "reason": reason, "message": message}})
+            }),
+        ]
+    }
+
+    fn pod() -> impl Strategy<Value = Value> {
+        let meta = (moment(), moment(), word(&["2"]), word(&["n1"]));
+        let status = (
+            word(&["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+            word(&["Evicted", "Preempted", "NodeLost"]),
+            word(&["words"]),
+        );
+        let conditions = (
+            word(&["PodScheduled", "DisruptionTarget"]),
+            word(&["True", "False"]),
+            word(&["Unschedulable", "PreemptionByScheduler"]),
+            moment(),
+        );
+        let container = (word(&["worker"]), any::<i32>(), state(), state());
+        (meta, status, conditions, container).prop_map(|(meta, status, condition, container)| {
+            let (created, deleted, attempt, node) = meta;
+            let (kind, holds, why, at) = condition;
+            let (name, restarts, now, last) = container;
+            json!({
+                "metadata": {"creationTimestamp": created, "deletionTimestamp": deleted,
+                    "labels": {"hodei.io/attempt": attempt.unwrap_or_default()}},
+                "spec": {"containers": [], "nodeName": node},
+                "status": {
+                    "phase": status.0, "reason": status.1, "message": status.2,
+                    "conditions": [{"type": kind.unwrap_or_default(), "status": holds.unwrap_or_default(),
+                        "reason": why, "lastTransitionTime": at}],
+                    "containerStatuses": [{"name": name.unwrap_or_default(), "image": "", "imageID": "",
+                        "ready": false, "restartCount": restarts, "state": now, "lastState": last}],
+                },
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_pod_is_seen_in_one_phase_and_a_failure_has_words(
+            pod in pod(), patience in prop_oneof![0..400_i64, Just(i64::MAX)],
+        ) {
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            let patience = SignedDuration::from_secs(patience);
+            let worker = "0190b3a2-0000-7000-8000-00000000000b".parse().unwrap();
+            let seen = sight(&pod, worker, patience);
+            prop_assert_eq!(seen.observed.handle.worker, worker);
+            if let WorkerPhase::Failed(failure) = &seen.observed.phase {
+                prop_assert!(seen.overdue.is_none(), "{failure:?}");
+            }
+            prop_assert_eq!(sight(&pod, worker, patience).observed, seen.observed);
+        }
+    }
+}

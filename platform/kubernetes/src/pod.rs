@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 use hodei_core::{
     id::{ProviderId, WorkerId},
     provider::WorkerSpec,
+    quantity::parse_bytes,
     secret::Secret as Otp,
     spec::Resources,
 };
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        HostAlias as ApiHostAlias, LocalObjectReference, ObjectFieldSelector, Pod,
-        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, Secret,
-        SecretKeySelector, SecurityContext, Volume, VolumeMount,
+        Affinity, Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+        HostAlias as ApiHostAlias, LocalObjectReference, NodeSelectorRequirement, NodeSelectorTerm,
+        ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, PreferredSchedulingTerm,
+        ResourceRequirements, SeccompProfile, Secret, SecretKeySelector, SecurityContext, Volume,
+        VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
@@ -110,13 +112,40 @@ fn make_pod_spec(config: &KubernetesConfig, spec: &WorkerSpec) -> PodSpec {
         image_pull_secrets: some_list(&config.image_pull_secrets, pull_secret),
         node_selector: (!config.node_selector.is_empty()).then(|| config.node_selector.clone()),
         tolerations: some_list(&config.tolerations, KubernetesToleration::to_api),
-        affinity: config.affinity.clone(),
+        affinity: make_affinity(config.affinity.clone(), &spec.avoid_nodes),
         topology_spread_constraints: some_list(&config.topology_spread_constraints, Clone::clone),
         priority_class_name: config.priority_class.clone(),
         runtime_class_name: config.runtime_class.clone(),
         volumes: Some(volumes),
         ..PodSpec::default()
     }
+}
+
+/// The configured affinity, and a wish for other nodes than `avoid`. A node that is lost stays a
+/// candidate of the scheduler until the cluster misses it.
+fn make_affinity(configured: Option<Affinity>, avoid: &[String]) -> Option<Affinity> {
+    if avoid.is_empty() {
+        return configured;
+    }
+    let other_than = |node: &String| NodeSelectorRequirement {
+        key: "metadata.name".to_owned(),
+        operator: "NotIn".to_owned(),
+        values: Some(vec![node.clone()]),
+    };
+    let elsewhere = PreferredSchedulingTerm {
+        preference: NodeSelectorTerm {
+            match_fields: Some(avoid.iter().map(other_than).collect()),
+            ..NodeSelectorTerm::default()
+        },
+        weight: 100,
+    };
+    let mut affinity = configured.unwrap_or_default();
+    let wishes = affinity.node_affinity.get_or_insert_default();
+    wishes
+        .preferred_during_scheduling_ignored_during_execution
+        .get_or_insert_default()
+        .push(elsewhere);
+    Some(affinity)
 }
 
 fn make_container(config: &KubernetesConfig, spec: &WorkerSpec) -> Container {
@@ -128,7 +157,7 @@ fn make_container(config: &KubernetesConfig, spec: &WorkerSpec) -> Container {
         name: CONTAINER.to_owned(),
         image: Some(spec.image.clone().unwrap_or_else(|| config.image.clone())),
         image_pull_policy: Some(config.image_pull_policy.as_str().to_owned()),
-        env: Some(make_env(spec)),
+        env: Some(make_env(config, spec)),
         resources: Some(make_resources(config, &spec.resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -149,7 +178,7 @@ fn make_container(config: &KubernetesConfig, spec: &WorkerSpec) -> Container {
 }
 
 /// The provider's own variables come last and win over the caller's.
-fn make_env(spec: &WorkerSpec) -> Vec<EnvVar> {
+fn make_env(config: &KubernetesConfig, spec: &WorkerSpec) -> Vec<EnvVar> {
     let plain = |name: &str, value: &str| EnvVar {
         name: name.to_owned(),
         value: Some(value.to_owned()),
@@ -179,11 +208,17 @@ fn make_env(spec: &WorkerSpec) -> Vec<EnvVar> {
         from("HODEI_POD_NAME", field("metadata.name")),
         from("HODEI_POD_UID", field("metadata.uid")),
         plain("HODEI_WORKSPACE", WORKSPACE),
+        plain("HODEI_WORKER_SPOOL", &spool_bytes(config).to_string()),
     ];
     let given = spec.env.iter().filter(|(name, _)| own.iter().all(|mine| mine.name != **name));
     let mut env: Vec<_> = given.map(|(name, value)| plain(name, value)).collect();
     env.extend(own);
     env
+}
+
+/// A quarter of the temporary directory, which the job shares: a volume over its limit ends the pod.
+fn spool_bytes(config: &KubernetesConfig) -> u64 {
+    parse_bytes(&config.tmp_size).map_or(0, |bytes| bytes / 4)
 }
 
 /// What is asked for, with the defaults for what is not. A default never contradicts what was asked:
@@ -265,90 +300,5 @@ fn some_list<T, U>(items: &[T], convert: impl FnMut(&T) -> U) -> Option<Vec<U>> 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use hodei_core::id::{AttemptKey, Epoch};
-
-    use super::*;
-    use crate::testing::{make_spec, provider_id};
-
-    fn full_config() -> KubernetesConfig {
-        serde_json::from_value(serde_json::json!({
-            "image": "registry.local/worker:1",
-            "image_pull_policy": "Always",
-            "image_pull_secrets": ["registry"],
-            "extended_resources": {"nvidia.com/gpu": "1"},
-            "node_selector": {"disk": "ssd"},
-            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-            "host_aliases": [{"ip": "172.18.0.1", "hostnames": ["host.docker.internal"]}],
-            "affinity": {"nodeAffinity": {}},
-            "topology_spread_constraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway"}],
-            "volumes": [
-                {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}},
-                {"name": "own", "ephemeral": {"volumeClaimTemplate": {"spec": {
-                    "accessModes": ["ReadWriteOnce"],
-                    "resources": {"requests": {"storage": "1Gi"}}}}}},
-            ],
-            "volume_mounts": [
-                {"name": "cache", "mountPath": "/cache"}, {"name": "own", "mountPath": "/own"},
-            ],
-            "labels": {"team": "a"},
-            "annotations": {"example.com/owner": "a"},
-            "priority_class": "batch",
-            "runtime_class": "gvisor",
-            "restart_policy": "OnFailure",
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn the_pod_of_a_default_worker() {
-        let pod = make_pod(&provider_id(), &KubernetesConfig::default(), &make_spec());
-        insta::assert_json_snapshot!(pod);
-    }
-
-    #[test]
-    fn the_pod_with_every_option() {
-        let mut spec = make_spec();
-        let job = "0190b3a2-0000-7000-8000-00000000000a".parse().unwrap();
-        spec.attempt = Some(AttemptKey { job, epoch: Epoch(3) });
-        spec.image = Some("other:2".into());
-        spec.deadline = Some(Duration::from_secs(3600));
-        spec.resources.cpu_request = Some("3".into());
-        spec.resources.memory_limit = Some("512Mi".into());
-        spec.env.insert("RUST_LOG".into(), "debug".into());
-        spec.env.insert("HODEI_WORKER_ID".into(), "forged".into());
-        insta::assert_json_snapshot!(make_pod(&provider_id(), &full_config(), &spec));
-    }
-
-    #[test]
-    fn the_secret_belongs_to_one_worker() {
-        let spec = make_spec();
-        let config = KubernetesConfig::default();
-        let secret = make_secret(&provider_id(), &config, spec.worker, &spec.otp);
-        insta::assert_json_snapshot!(secret, {".stringData.otp" => "[otp]"});
-    }
-
-    #[test]
-    fn no_label_of_a_user_overrides_ownership() {
-        let mut spec = make_spec();
-        for key in ["app", "hodei.io/worker-id", "hodei.io/job-id", "hodei.io/new", "not a key"] {
-            spec.labels.insert(key.into(), "forged".into());
-        }
-        spec.labels.insert("team".into(), "b".into());
-        let pod = make_pod(&provider_id(), &KubernetesConfig::default(), &spec);
-        let labels = pod.metadata.labels.unwrap();
-        assert!(labels.values().all(|value| value != "forged"), "{labels:?}");
-        assert_eq!(labels["team"], "b");
-    }
-
-    #[test]
-    fn the_password_is_not_in_the_pod() {
-        let spec = make_spec();
-        let pod = make_pod(&provider_id(), &full_config(), &spec);
-        let text = serde_json::to_string(&pod).unwrap();
-        assert!(!text.contains(spec.otp.expose()));
-    }
-}
+#[path = "pod_tests.rs"]
+mod tests;

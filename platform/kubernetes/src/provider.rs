@@ -13,8 +13,8 @@ use hodei_core::{
     id::{ProviderId, WorkerId},
     provider::{
         Fulfilment, LogEntry, LogQuery, ObservedWorker, ProviderCapabilities, ProviderError,
-        ProviderEvent, Requirements, StartupEstimate, Unhealthy, WorkerHandle, WorkerPhase,
-        WorkerProvider, WorkerSpec, WorkerStatus,
+        ProviderEvent, Requirements, StartupEstimate, Unhealthy, WorkerHandle, WorkerProvider,
+        WorkerSpec, WorkerStatus,
     },
 };
 use jiff::SignedDuration;
@@ -204,15 +204,7 @@ impl WorkerProvider for KubernetesProvider {
         self.require_view("read worker status").await?;
         let observed = match self.watch.find(handle) {
             Some((Presence::Here(observed), _)) => observed,
-            _ => ObservedWorker {
-                handle: handle.clone(),
-                phase: WorkerPhase::Gone,
-                restarts: 0,
-                node: None,
-                attempt: None,
-                created_at: None,
-                waiting_for: None,
-            },
+            _ => ObservedWorker::gone(handle.clone()),
         };
         Ok(WorkerStatus { observed, staleness: self.watch.staleness() })
     }

@@ -25,7 +25,8 @@ pub struct Rule {
 
 impl Rule {
     /// Whether the provider does its work without it, and tells less.
-    pub(crate) fn is_optional(&self) -> bool {
+    #[must_use]
+    pub fn is_optional(&self) -> bool {
         self.scope == Scope::Cluster || self.resource == "events"
     }
 }

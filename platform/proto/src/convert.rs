@@ -6,7 +6,7 @@ use hodei_core::{
     attempt::Outcome,
     id::{AttemptKey, Epoch, InvalidId},
     job::JobState,
-    session::{Frame, MAX_FRAME_BYTES, OutputStream},
+    session::{Frame, Gap, GapCause, MAX_FRAME_BYTES, OutputStream},
     spec::{InvalidSpec, JobSpec, Resources, RetryPolicy, Run, Timeouts, Violation},
 };
 use jiff::Timestamp;
@@ -47,8 +47,10 @@ pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds, nanos }
 }
 
-fn timestamp_from_wire(time: &prost_types::Timestamp) -> Option<Timestamp> {
-    Timestamp::new(time.seconds, time.nanos).ok()
+/// A moment of the wire, where it is one.
+#[must_use]
+pub fn moment(wire: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    wire.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
 }
 
 /// A frame as the wire has it.
@@ -63,8 +65,34 @@ pub fn frame_to_wire(frame: Frame) -> v1::LogFrame {
         stream: stream.into(),
         time: Some(timestamp(frame.time)),
         data: frame.data,
-        dropped_bytes: frame.dropped_bytes,
+        dropped_bytes: frame.gap.map_or(0, |gap| gap.bytes),
+        gap: frame.gap.map(|gap| Box::new(gap_to_wire(&gap))),
     }
+}
+
+fn gap_to_wire(gap: &Gap) -> v1::LogGap {
+    let cause = match gap.cause {
+        GapCause::Unstated => v1::LogGapCause::Unspecified,
+        GapCause::SpoolFull => v1::LogGapCause::SpoolFull,
+        GapCause::SpoolUnreadable => v1::LogGapCause::SpoolUnreadable,
+    };
+    v1::LogGap { frames: gap.frames, since: Some(timestamp(gap.since)), cause: cause.into() }
+}
+
+/// The gap that a frame of this time says, if it says one. What it leaves open is not guessed.
+fn gap_from_wire(frame: &v1::LogFrame, time: Timestamp) -> Option<Gap> {
+    let bytes = frame.dropped_bytes;
+    let Some(gap) = &frame.gap else {
+        let unstated = Gap { bytes, frames: 0, since: time, cause: GapCause::Unstated };
+        return (bytes > 0).then_some(unstated);
+    };
+    let cause = match gap.cause() {
+        v1::LogGapCause::Unspecified => GapCause::Unstated,
+        v1::LogGapCause::SpoolFull => GapCause::SpoolFull,
+        v1::LogGapCause::SpoolUnreadable => GapCause::SpoolUnreadable,
+    };
+    let since = moment(gap.since.as_ref()).unwrap_or(time);
+    Some(Gap { bytes, frames: gap.frames, since, cause })
 }
 
 /// A frame from the wire.
@@ -86,15 +114,10 @@ pub fn frame_from_wire(frame: v1::LogFrame) -> Result<Frame, InvalidMessage> {
         return Err(out_of_range("frame.data", problem));
     }
     let time = frame.time.as_ref().ok_or(InvalidMessage::Missing("frame.time"))?;
-    let time = timestamp_from_wire(time)
-        .ok_or_else(|| out_of_range("frame.time", "is no moment".to_owned()))?;
-    Ok(Frame {
-        sequence: frame.sequence,
-        stream,
-        time,
-        data: frame.data,
-        dropped_bytes: frame.dropped_bytes,
-    })
+    let time =
+        moment(Some(time)).ok_or_else(|| out_of_range("frame.time", "is no moment".to_owned()))?;
+    let gap = gap_from_wire(&frame, time);
+    Ok(Frame { sequence: frame.sequence, stream, time, data: frame.data, gap })
 }
 
 impl From<AttemptKey> for v1::AttemptRef {
@@ -140,7 +163,9 @@ impl TryFrom<v1::AttemptOutcome> for Outcome {
             How::Signal(signal @ 1..=64) => Ok(Self::Signalled { signal, out_of_memory }),
             How::Signal(signal) => Err(out_of_range("outcome.signal", signal, "1 to 64")),
             How::Failure(reason) => {
-                Ok(Self::NotRun { reason: reason.chars().take(4096).collect() })
+                // PostgreSQL keeps no NUL.
+                let reason = reason.replace('\0', "\u{fffd}").chars().take(4096).collect();
+                Ok(Self::NotRun { reason })
             }
             How::Cancelled(_) => Ok(Self::Cancelled),
         }
@@ -302,7 +327,7 @@ mod tests {
     fn moments_before_1970_survive_the_wire() {
         for nanoseconds in [-1, -1_000_000_000, 0, 1_500_000_000] {
             let time = Timestamp::from_nanosecond(nanoseconds).unwrap();
-            assert_eq!(timestamp_from_wire(&timestamp(time)), Some(time));
+            assert_eq!(moment(Some(&timestamp(time))), Some(time));
         }
     }
 
@@ -326,6 +351,22 @@ mod tests {
             let mut frame = good.clone();
             change(&mut frame);
             assert!(frame_from_wire(frame).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_said_on_the_wire_to_older_readers_too() {
+        for cause in [GapCause::Unstated, GapCause::SpoolFull, GapCause::SpoolUnreadable] {
+            let time = Timestamp::UNIX_EPOCH;
+            let gap = Some(Gap { bytes: 7, frames: 2, since: time, cause });
+            let (stream, data) = (OutputStream::Stderr, bytes::Bytes::new());
+            let frame = Frame { sequence: 3, stream, time, data, gap };
+            let wire = frame_to_wire(frame.clone());
+            assert_eq!((wire.dropped_bytes, wire.data.len()), (7, 0));
+            assert_eq!(frame_from_wire(wire.clone()).unwrap(), frame);
+            let old = v1::LogFrame { gap: None, ..wire };
+            let unstated = Gap { bytes: 7, frames: 0, since: time, cause: GapCause::Unstated };
+            assert_eq!(frame_from_wire(old).unwrap().gap, Some(unstated));
         }
     }
 

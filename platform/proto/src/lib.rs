@@ -6,7 +6,9 @@
 mod convert;
 mod redact;
 
-pub use convert::{InvalidMessage, MAX_MESSAGE_BYTES, frame_from_wire, frame_to_wire, timestamp};
+pub use convert::{
+    InvalidMessage, MAX_MESSAGE_BYTES, frame_from_wire, frame_to_wire, moment, timestamp,
+};
 
 /// The generated messages, clients and servers of `hodei.v1`.
 #[expect(

@@ -4,6 +4,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, ValueEnum};
 
+mod logs;
+mod trace;
+
+pub use logs::{LogConfig, LogStore, LogStoreText, Retention};
+pub use trace::TraceConfig;
+
 const EXAMPLES: &str = "\
 Examples:
   # On one machine, workers in a Kind cluster:
@@ -15,6 +21,10 @@ Examples:
 
   # Bring the schema up to date and end:
   hodei-server --migrate-only
+
+  # Look at every setting, file, the database and the providers, and say what is wrong. Exit code 0: all is
+  # well; 1: the database or a provider is away; 2: a setting or a file is wrong:
+  hodei-server --check --check-format json
 
   # A provider from HODEI_K8S_NAMESPACE, HODEI_WORKER_IMAGE and so on, instead of POST /api/providers:
   HODEI_K8S_ENABLED=1 hodei-server";
@@ -35,6 +45,16 @@ pub struct Config {
     #[arg(long)]
     pub migrate_only: bool,
 
+    /// Look at all settings, the files they name, the database and the providers, say what is wrong, and end.
+    /// Nothing is changed. Exit code 0: all is well; 1: the database or a provider is away; 2: a setting or
+    /// a file is wrong.
+    #[arg(long)]
+    pub check: bool,
+
+    /// Form of what --check prints on standard output.
+    #[arg(long, value_enum, default_value_t = CheckFormat::Table)]
+    pub check_format: CheckFormat,
+
     /// Where agents and clients connect by gRPC; may be repeated or a comma-separated list.
     #[arg(
         long,
@@ -48,8 +68,9 @@ pub struct Config {
     #[arg(long, env = "HODEI_REST_LISTEN", default_value = "127.0.0.1:8080")]
     pub rest_listen: SocketAddr,
 
-    /// What workers are told to connect to, as http(s)://host:port. A port of 0 stands for the
-    /// first gRPC listener's. Default: the first gRPC listener itself.
+    /// What workers are told to connect to, as http(s)://host:port; https:// where gRPC has a
+    /// certificate. A port of 0 stands for the first gRPC listener's. Default: the first gRPC listener
+    /// itself.
     #[arg(long, env = "HODEI_ADVERTISED_ADDRESS")]
     pub advertised_address: Option<String>,
 
@@ -67,9 +88,21 @@ pub struct Config {
     #[command(flatten)]
     pub tls: TlsConfig,
 
+    /// How often a client may ask.
+    #[command(flatten)]
+    pub limits: RateLimits,
+
     /// Times of the worker protocol.
     #[command(flatten)]
     pub timing: Timing,
+
+    /// Logs and finished jobs.
+    #[command(flatten)]
+    pub logs: LogConfig,
+
+    /// Where traces go.
+    #[command(flatten)]
+    pub traces: TraceConfig,
 
     /// Form of the log on standard error.
     #[arg(long, env = "HODEI_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -88,7 +121,8 @@ pub struct Config {
     pub k8s_enabled: bool,
 }
 
-/// Where certificates and keys are. Both of a pair are needed; without a pair there is no TLS.
+/// Where certificates and keys are, all read at the start. Both of a pair are needed; without a pair there
+/// is no TLS.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TlsConfig {
     /// PEM certificate chain for gRPC.
@@ -97,12 +131,30 @@ pub struct TlsConfig {
     /// PEM private key for gRPC.
     #[arg(long, env = "HODEI_GRPC_TLS_KEY", requires = "grpc_tls_cert")]
     pub grpc_tls_key: Option<PathBuf>,
+    /// PEM file of the authorities that workers are to trust, at most 16 KiB; needed where workers are told
+    /// https://. Only its certificates are handed on. Default: the self-signed certificate at the end of
+    /// the gRPC certificate's chain, where there is one.
+    #[arg(long, env = "HODEI_WORKER_CA_FILE", value_name = "FILE")]
+    pub worker_ca_file: Option<PathBuf>,
     /// PEM certificate chain for REST.
     #[arg(long, env = "HODEI_REST_TLS_CERT", requires = "rest_tls_key")]
     pub rest_tls_cert: Option<PathBuf>,
     /// PEM private key for REST.
     #[arg(long, env = "HODEI_REST_TLS_KEY", requires = "rest_tls_cert")]
     pub rest_tls_key: Option<PathBuf>,
+}
+
+/// How often one client may ask, over gRPC and REST together. Clients are told apart by their token, or by
+/// their address where they have none. Agents and health checks are not clients.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RateLimits {
+    /// Requests that one client may make in a second, on average; 0 for as many as it likes. Beyond it REST
+    /// answers 429 and gRPC RESOURCE_EXHAUSTED, both with when to try again.
+    #[arg(long, env = "HODEI_REQUESTS_PER_SECOND", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub requests_per_second: u32,
+    /// Requests that one client may make at once, after a rest.
+    #[arg(long, env = "HODEI_REQUEST_BURST", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub request_burst: u32,
 }
 
 /// Times of the worker protocol, in seconds on the command line.
@@ -123,6 +175,16 @@ pub struct Timing {
     /// How often database and providers are compared with each other, in seconds.
     #[arg(long = "reconcile-seconds", env = "HODEI_RECONCILE_SECONDS", default_value = "30", value_parser = parse_seconds)]
     pub reconcile: Duration,
+}
+
+/// Form of what a check prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// `{"ok": …, "findings": [{"check", "status", "detail"}, …]}`.
+    Json,
+    /// For a person.
+    #[default]
+    Table,
 }
 
 /// Form of the log.
@@ -179,27 +241,47 @@ impl Config {
     /// Rules that tie several settings together.
     ///
     /// # Errors
-    /// One sentence saying which rule is broken.
+    /// All broken rules, each with its flag.
     pub fn validate(&self) -> Result<(), String> {
+        let problems = self.problems();
+        let texts = problems.iter().map(|(flag, problem)| format!("{flag}: {problem}"));
+        let text = texts.collect::<Vec<_>>().join("; ");
+        if text.is_empty() { Ok(()) } else { Err(text) }
+    }
+
+    /// The broken rules: the flag, and what is wrong with it.
+    pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
         if self.timing.lease < self.timing.heartbeat * 2 {
-            return Err("--lease-seconds must be at least twice --heartbeat-seconds".to_owned());
+            let problem = "must be at least twice --heartbeat-seconds";
+            problems.push(("--lease-seconds", problem.to_owned()));
         }
+        if let Err(problem) = self.logs.log_store.read() {
+            problems.push(("--log-store", problem));
+        }
+        problems.extend(self.traces.problem());
         let open = self.api_token_file.is_none() && !self.insecure_no_auth;
         if open && !self.rest_listen.ip().is_loopback() {
-            return Err(format!(
-                "--rest-listen {} can be reached from elsewhere, so clients need a token: give \
-                 --api-token-file FILE, or --insecure-no-auth to do without",
+            let problem = format!(
+                "{} can be reached from elsewhere, so clients need a token: give --api-token-file FILE, \
+                 or --insecure-no-auth to do without",
                 self.rest_listen
-            ));
+            );
+            problems.push(("--rest-listen", problem));
         }
-        match self.advertised_address.as_deref() {
-            Some(address)
-                if !address.starts_with("http://") && !address.starts_with("https://") =>
-            {
-                Err(format!("--advertised-address {address:?} must begin with http:// or https://"))
-            }
-            _ => Ok(()),
+        if let Some(address) = self.advertised_address.as_deref() {
+            let plain = address.starts_with("http://");
+            let problem = if plain && self.tls.grpc_tls_cert.is_some() {
+                // An agent would send its password in plain text before it saw that nobody reads it.
+                Some(format!("{address:?} must begin with https://: gRPC is served with TLS"))
+            } else if !plain && !address.starts_with("https://") {
+                Some(format!("{address:?} must begin with http:// or https://"))
+            } else {
+                None
+            };
+            problems.extend(problem.map(|problem| ("--advertised-address", problem)));
         }
+        problems
     }
 
     /// What workers are told to connect to, given where the first gRPC listener is.
@@ -215,6 +297,9 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod outside_input;
 
 #[cfg(test)]
 mod tests {
@@ -255,6 +340,11 @@ mod tests {
     fn settings_that_do_not_fit_are_refused() {
         assert!(parse(&["--lease-seconds", "1"]).validate().is_err());
         assert!(parse(&["--advertised-address", "host:1"]).validate().is_err());
+        let tls = ["--grpc-tls-cert", "/cert", "--grpc-tls-key", "/key", "--advertised-address"];
+        assert!(parse(&[&tls[..], &["http://h:1"]].concat()).validate().is_err());
+        assert_eq!(parse(&[&tls[..], &["https://h:1"]].concat()).validate(), Ok(()));
+        let secret = parse(&["--log-store", "s3://key:s3cret@bucket"]);
+        assert!(!format!("{secret:?} {:?}", secret.validate().unwrap_err()).contains("s3cret"));
         assert!(parse(&[]).validate().is_ok());
     }
 

@@ -27,23 +27,50 @@ pub(crate) fn grpc_identity(tls: &TlsConfig) -> anyhow::Result<Option<Identity>>
 /// Certificate and key for REST, where there are any.
 pub(crate) fn rest_acceptor(tls: &TlsConfig) -> anyhow::Result<Option<TlsAcceptor>> {
     let (Some(cert), Some(key)) = (&tls.rest_tls_cert, &tls.rest_tls_key) else { return Ok(None) };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(cert)?)
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("{} holds no certificates", cert.display()))?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|error| anyhow!("{}: {error}", key.display()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS versions")?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .context("REST certificate and key")?;
+    let (chain, key) = read_pair(cert, key)?;
+    let mut config = server_config(chain, key).context("REST certificate and key")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// A certificate's chain and its key, as the files hold them.
+pub(crate) fn read_pair(
+    cert: &Path,
+    key: &Path,
+) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = certificates(cert, &read(cert)?)?;
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+        .map_err(|error| anyhow!("{}: {error}", key.display()))?;
+    Ok((chain, private))
+}
+
+/// The certificates of a PEM text, at least one.
+pub(crate) fn certificates(
+    path: &Path,
+    pem: &[u8],
+) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{} holds no certificates", path.display()))?;
+    anyhow::ensure!(!found.is_empty(), "{} holds no certificates", path.display());
+    Ok(found)
+}
+
+/// TLS with a certificate; refused where the key is not the certificate's.
+pub(crate) fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS versions")?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .context("the key and the certificate do not go together")
+}
+
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 

@@ -63,3 +63,35 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::outside_input_slow::any_json;
+
+    proptest! {
+        #[test]
+        fn settings_of_kubernetes_survive_json_or_are_refused_by_field(
+            field in prop::sample::select(vec![
+                "namespace", "image", "default_cpu_request", "node_selector", "tolerations", "labels",
+                "host_aliases", "volumes", "grace_period_seconds", "api_burst", "extended_resources",
+                "affinity", "workspace_size", "restart_policy", "unknown",
+            ]),
+            value in any_json(),
+        ) {
+            let given = json!({field: value});
+            let Ok(config) = serde_json::from_value::<KubernetesConfig>(given) else { return Ok(()) };
+            prop_assert!(field != "unknown");
+            let again = serde_json::to_value(&config).unwrap();
+            let again: KubernetesConfig = serde_json::from_value(again).unwrap();
+            prop_assert_eq!(&again, &config);
+            if let Err(invalid) = config.validate() {
+                let text = invalid.to_string();
+                prop_assert!(text.contains(field.trim_end_matches('s')), "{field}: {text}");
+            }
+        }
+    }
+}

@@ -121,14 +121,18 @@ impl Registry {
         true
     }
 
-    /// Drops every provider that has no row any more.
+    /// Drops every provider that has no row any more; the others get the pools of their rows.
     pub(crate) fn retain(&self, rows: &[ProviderRow]) {
         let known = |id: &ProviderId| rows.iter().any(|row| row.id == *id);
-        self.write().retain(|id, entry| {
-            if !known(id) {
-                entry.stop.cancel();
+        self.write().retain(|id, entry| match rows.iter().find(|row| row.id == *id) {
+            Some(row) => {
+                entry.row.pool = row.pool;
+                true
             }
-            known(id)
+            None => {
+                entry.stop.cancel();
+                false
+            }
         });
         self.broken.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| known(id));
     }
@@ -139,6 +143,11 @@ impl Registry {
 
     pub(crate) fn all(&self) -> Vec<Entry> {
         self.read().values().cloned().collect()
+    }
+
+    /// Whether a provider has a pool.
+    pub(crate) fn has_pools(&self) -> bool {
+        self.read().values().any(|entry| entry.row.pool.is_some())
     }
 
     /// Notes why a registered provider is not connected.
@@ -201,6 +210,8 @@ pub(crate) enum Pause {
     Quota,
     /// It did not say whether it can do the job.
     Silent,
+    /// Its pool has as many workers as it may, and none is idle.
+    Pool,
 }
 
 /// A provider as the choice sees it.
@@ -262,6 +273,10 @@ fn wait(options: &[Offer]) -> Choice {
         .collect();
     not_now.sort();
     let reason = match (paused(Pause::Quota), paused(Pause::Silent)) {
+        _ if !paused(Pause::Pool).is_empty() => {
+            let reason = format!("waiting: for a worker of the pool of {}", paused(Pause::Pool));
+            return Choice::Wait { reason, refused: false };
+        }
         _ if !not_now.is_empty() => format!("waiting: {}", not_now.join("; ")),
         (full, _) if !full.is_empty() => format!("{WAITING_FOR_QUOTA}: no room for more at {full}"),
         (_, silent) if !silent.is_empty() => format!("waiting: no answer from {silent}"),
@@ -290,7 +305,8 @@ mod tests {
             Choice::Use(id) => id.to_string(),
             Choice::Wait { reason, refused } => {
                 let says_so = |option: &Offer| option.paused.is_some() || option.not_now.is_some();
-                assert_eq!(refused, options.iter().any(says_so));
+                let full = options.iter().any(|option| option.paused == Some(Pause::Pool));
+                assert_eq!(refused, options.iter().any(says_so) && !full);
                 reason
             }
             Choice::Never(reason) => reason,
@@ -312,6 +328,12 @@ mod tests {
             "waiting: quota: no room for more at a, c",
         );
         check(&[offer("a", 3, SILENT, None)], "waiting: no answer from a");
+        let pool = Some(Pause::Pool);
+        check(
+            &[offer("b", 3, pool, None), offer("a", 1, pool, None), offer("c", 1, FULL, None)],
+            "waiting: for a worker of the pool of a, b",
+        );
+        check(&[offer("b", 3, None, None), offer("a", 1, pool, None)], "b");
         check(&[offer("b", 1, None, None), offer("a", 1, None, None)], "a");
         check(&[offer("a", 0, None, Some("too small"))], "no provider can run it: a: too small");
         let full = Offer { not_now: Some("full".into()), ..offer("a", 0, None, None) };

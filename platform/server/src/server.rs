@@ -10,15 +10,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::App,
     auth::Access,
+    authorities::{self, Authorities},
     config::Config,
     grpc,
-    logs::follow::Logs,
+    limits::Limits,
+    logs::{archive::Archive, follow::Logs, retention::Periods},
     net::{bind, grpc_identity, rest_acceptor, write_port_file},
+    pool::Pool,
     registry::{ProviderFactory, Registry},
     rest, scheduler,
     session::live::Sessions,
     store::{Store, notify::Hub},
     telemetry,
+    trace::Traces,
 };
 
 /// Name of the provider that the environment describes.
@@ -60,6 +64,7 @@ impl Server {
         config.validate().map_err(|problem| anyhow!(problem))?;
         let identity = grpc_identity(&config.tls)?;
         let acceptor = rest_acceptor(&config.tls)?;
+        let authorities = Authorities::from_config(&config.tls)?;
         let mut listeners = Vec::new();
         for address in &config.grpc_listen {
             listeners.push(bind(*address, "--grpc-listen").await?);
@@ -69,7 +74,9 @@ impl Server {
         let grpc: Vec<SocketAddr> = grpc.collect::<Result<_, _>>()?;
         let rest = rest_listener.local_addr()?;
         let first = grpc.first().context("--grpc-listen is empty")?;
-        let app = assemble(config, factory, config.advertised(*first)).await?;
+        let advertised = config.advertised(*first);
+        let authorities = handed_on(config, authorities, &advertised)?;
+        let app = assemble(config, factory, advertised, authorities).await?;
         let (hub, store, stop) = (app.hub.clone(), app.store.clone(), app.stop.clone());
         app.tasks.spawn(async move { hub.listen(&store, stop).await });
         if config.k8s_enabled {
@@ -100,28 +107,57 @@ impl Server {
         if tokio::time::timeout(DRAIN_TIMEOUT, self.app.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.app.tasks.len(), "not everything ended in time");
         }
+        self.app.traces.shut_down().await;
         self.app.store.pool.close().await;
     }
+}
+
+/// The authorities that workers are given, and a warning where they would be of no use.
+fn handed_on(
+    config: &Config,
+    authorities: Option<Authorities>,
+    advertised: &str,
+) -> anyhow::Result<Option<String>> {
+    if !advertised.starts_with("https://") {
+        return Ok(None);
+    }
+    let Some(authorities) = authorities else {
+        tracing::warn!(advertised, "{}", authorities::NONE_GIVEN);
+        return Ok(None);
+    };
+    if let Some(problem) = authorities.objection(&config.tls, advertised)? {
+        tracing::warn!(advertised, problem, "workers will not accept the gRPC certificate");
+    }
+    Ok(Some(authorities.to_pem()))
 }
 
 async fn assemble(
     config: &Config,
     factory: Arc<dyn ProviderFactory>,
     advertised: String,
+    authorities: Option<String>,
 ) -> anyhow::Result<Arc<App>> {
     let access = Access::from_config(config)?;
-    let store = connect(config).await?;
+    let traces = Traces::start(&config.traces)?;
+    let store = Store { traces: traces.clone(), ..connect(config).await? };
+    let archive = Arc::new(
+        Archive::open(&config.logs.log_store.read().map_err(|problem| anyhow!(problem))?).await?,
+    );
     let hub = Arc::new(Hub::default());
     Ok(Arc::new(App {
-        logs: Logs { store: store.clone(), hub: hub.clone(), live: Arc::default() },
+        logs: Logs { archive, store: store.clone(), hub: hub.clone(), live: Arc::default() },
         store,
         hub,
         sessions: Sessions::default(),
         registry: Registry::new(factory),
         timing: config.timing,
+        periods: Periods::from(&config.logs),
         access,
+        limits: Limits::new(&config.limits),
         advertised,
+        authorities,
         metrics: telemetry::metrics()?,
+        traces,
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     }))
@@ -129,9 +165,12 @@ async fn assemble(
 
 async fn add_environment_provider(app: &App) -> anyhow::Result<()> {
     let id: ProviderId = ENVIRONMENT_PROVIDER.parse()?;
-    let row = app.store.add_provider(&id, "kubernetes", true, &json!({})).await?;
+    let pool = Pool::from_env(|name| std::env::var(name).ok())?;
+    let row = app.store.add_provider(&id, "kubernetes", true, &json!({}), pool).await?;
     if !row.from_environment {
         tracing::warn!(provider = %id, "registered by REST already; HODEI_K8S_* are not used");
+    } else if row.pool != pool {
+        app.store.set_pool(&id, pool).await?;
     }
     Ok(())
 }

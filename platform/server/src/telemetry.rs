@@ -86,10 +86,29 @@ fn describe() {
     describe_counter!("hodei_jobs_finished_total", "Jobs by final state");
     describe_counter!("hodei_attempts_lost_total", "Attempts lost, by cause");
     describe_counter!("hodei_refused_total", "Registrations, sessions, results and logs refused");
+    describe_counter!("hodei_requests_limited_total", "Requests refused as too many");
     describe_counter!("hodei_destroy_failures_total", "Failed tries to destroy a worker");
     describe_counter!("hodei_log_frames_total", "Log frames received");
     describe_counter!("hodei_log_bytes_total", "Bytes of output received");
+    describe_counter!("hodei_log_lost_bytes_total", "Bytes of output that agents had to drop");
+    describe_counter!(
+        "hodei_log_stored_bytes_total",
+        "Bytes of output stored, by form: chunk, segment"
+    );
+    describe_counter!("hodei_log_segments_total", "Segments that took the place of chunks");
+    describe_counter!(
+        "hodei_log_archive_failures_total",
+        "Failed tries to archive or remove a log"
+    );
+    describe_counter!("hodei_logs_removed_total", "Attempts whose output was removed by retention");
+    describe_counter!("hodei_jobs_removed_total", "Jobs removed by retention");
+    describe_gauge!(
+        "hodei_log_archive_backlog",
+        "Ended attempts whose log is to be archived or removed"
+    );
     describe_gauge!("hodei_workers", "Workers by state");
+    describe_gauge!("hodei_pool_workers", "Workers of pools: starting, idle, busy");
+    describe_counter!("hodei_pool_failures_total", "Workers of pools that failed without a job");
     describe_gauge!("hodei_sessions", "Agents connected to this server");
     describe_histogram!(
         "hodei_stage_seconds",

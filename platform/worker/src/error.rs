@@ -78,6 +78,12 @@ pub enum AgentError {
         /// The last failure seen.
         last: String,
     },
+    /// What a job left could not be removed, so that no further one was taken.
+    #[error("no further job was taken, as what the last one left could not be removed: {problem}")]
+    Unclean {
+        /// What, and why not.
+        problem: String,
+    },
     /// Told to leave, and the attempt's result could not be delivered before the grace ended.
     #[error("told to stop before the result of {attempt} was acknowledged")]
     Unreported {
@@ -89,7 +95,7 @@ pub enum AgentError {
 impl AgentError {
     /// The process's exit code: 2 configuration, 10 password refused, 11 version refused,
     /// 12 never reached the server, 13 lost it for too long, 14 session refused,
-    /// 15 unusable answer, 143 stopped before the result was acknowledged.
+    /// 15 unusable answer, 16 what a job left could not be removed, 143 stopped before the result was acknowledged.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -104,6 +110,7 @@ impl AgentError {
             Self::LinkLost { .. } => 13,
             Self::SessionRefused { .. } => 14,
             Self::Protocol(_) => 15,
+            Self::Unclean { .. } => 16,
             Self::Unreported { .. } => 143,
         }
     }

@@ -52,7 +52,9 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, AgentError> {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
             endpoint.tls_config(tls).map_err(|error| refuse(describe(&error)))?
         }
-        (Some("https"), None) => return Err(refuse("https needs HODEI_CA_FILE".to_owned())),
+        (Some("https"), None) => {
+            return Err(refuse("https needs HODEI_CA_PEM or HODEI_CA_FILE".to_owned()));
+        }
         _ => return Err(refuse("it has to begin with http:// or https://".to_owned())),
     };
     Ok(endpoint
@@ -127,6 +129,8 @@ pub(crate) enum LinkEvent {
     Welcomed(Welcome),
     /// The server says something.
     Message(Box<server_message::Message>),
+    /// The server, a newer one, says what this build does not know.
+    Unknown,
     /// One message can be sent now.
     CanSend,
     /// It is closed, or could not be opened.
@@ -136,28 +140,28 @@ pub(crate) enum LinkEvent {
 /// The link of a session, which survives the streams it is made of.
 pub(crate) struct Link {
     endpoint: Endpoint,
+    /// The connection that the first stream takes.
+    registered: Option<Channel>,
     state: State,
     delays: ExponentialBackoff,
-    first: bool,
 }
 
 impl Link {
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, state: State::Down, delays: backoff(), first: true }
-    }
-
-    pub(crate) fn is_up(&self) -> bool {
-        matches!(self.state, State::Up(_))
+    pub(crate) fn new(endpoint: Endpoint, registered: Channel) -> Self {
+        Self { endpoint, registered: Some(registered), state: State::Down, delays: backoff() }
     }
 
     /// Begins to open the stream if it is down: at once the first time, else after a delay.
     pub(crate) fn ensure_opening(&mut self, hello: impl FnOnce() -> Hello) {
         if matches!(self.state, State::Down) {
-            let delay =
-                if self.first { Duration::ZERO } else { self.delays.next().unwrap_or_default() };
-            self.first = false;
-            self.state =
-                State::Opening(Box::pin(open_after(delay, self.endpoint.clone(), hello())));
+            let (hello, endpoint) = (hello(), self.endpoint.clone());
+            self.state = State::Opening(match self.registered.take() {
+                Some(channel) => Box::pin(in_time(open(channel, hello))),
+                None => {
+                    let delay = self.delays.next().unwrap_or_default();
+                    Box::pin(open_after(delay, endpoint, hello))
+                }
+            });
         }
     }
 
@@ -208,8 +212,7 @@ async fn next_message(open: &mut Open, wants_to_send: bool) -> LinkEvent {
     tokio::select! {
         received = open.from_server.message() => match received {
             Ok(Some(ServerMessage { message: Some(message) })) => LinkEvent::Message(Box::new(message)),
-            // A newer server may say what this build does not know.
-            Ok(Some(ServerMessage { message: None })) => LinkEvent::Message(Box::new(unknown())),
+            Ok(Some(ServerMessage { message: None })) => LinkEvent::Unknown,
             Ok(None) => LinkEvent::Broken(Broken::Lost("the server closed the stream".to_owned())),
             Err(status) => LinkEvent::Broken(Broken::from_status(&status)),
         },
@@ -220,23 +223,27 @@ async fn next_message(open: &mut Open, wants_to_send: bool) -> LinkEvent {
     }
 }
 
-/// Stands for a message that says nothing to this build: an acknowledgement of nothing.
-fn unknown() -> server_message::Message {
-    server_message::Message::LogAck(hodei_proto::v1::LogAck::default())
-}
-
 async fn open_after(
     delay: Duration,
     endpoint: Endpoint,
     hello: Hello,
 ) -> Result<(Open, Welcome), Broken> {
     tokio::time::sleep(delay).await;
-    let late = |_| Broken::Lost(format!("no Welcome within {} s", TRY_TIMEOUT.as_secs()));
-    timeout(TRY_TIMEOUT, open(endpoint, hello)).await.map_err(late)?
+    in_time(async {
+        let channel = endpoint.connect().await.map_err(|error| Broken::Lost(describe(&error)))?;
+        open(channel, hello).await
+    })
+    .await
 }
 
-async fn open(endpoint: Endpoint, hello: Hello) -> Result<(Open, Welcome), Broken> {
-    let channel = endpoint.connect().await.map_err(|error| Broken::Lost(describe(&error)))?;
+async fn in_time(
+    opening: impl Future<Output = Result<(Open, Welcome), Broken>>,
+) -> Result<(Open, Welcome), Broken> {
+    let late = |_| Broken::Lost(format!("no Welcome within {} s", TRY_TIMEOUT.as_secs()));
+    timeout(TRY_TIMEOUT, opening).await.map_err(late)?
+}
+
+async fn open(channel: Channel, hello: Hello) -> Result<(Open, Welcome), Broken> {
     let (to_server, messages) = mpsc::channel(QUEUE);
     let hello = AgentMessage { message: Some(agent_message::Message::Hello(hello)) };
     to_server.try_send(hello).map_err(|error| Broken::Lost(error.to_string()))?;

@@ -34,14 +34,20 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let config = Config::from_args(args)?;
+    let pooled = args.pooled;
+    let mut config = Config::from_args(args)?;
     let otp = read_otp(|name| env::var_os(name))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("the runtime could not be started")?;
     runtime.block_on(async {
         let family = Family::inherit().context("orphans could not be inherited")?;
         let terminate = on_termination().context("signals could not be caught")?;
-        Ok(hodei_worker::run(config, otp, family, terminate).await?)
+        let premises = pooled.then(|| config.keep_clean(terminate.clone())).transpose()?;
+        hodei_worker::run(config, otp, family, terminate).await?;
+        match premises {
+            Some(premises) => Ok(premises.check()?),
+            None => Ok(()),
+        }
     })
 }
 

@@ -178,3 +178,28 @@ mod tests {
         assert!(processes().iter().any(|process| process.pid == Pid::this().as_raw()));
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// A job chooses the names of its processes.
+        #[test]
+        fn no_name_of_a_process_hides_it(
+            name in prop_oneof![any::<String>(), "[() ZSX0-9]{0,15}"], pid in 1_i32.., parent in 0_i32..,
+            state in prop::sample::select(vec!["S", "R", "Z", "X"]),
+        ) {
+            let stat = format!("{pid} ({name}) {state} {parent} 7 7 0 -1");
+            let zombie = ["Z", "X"].contains(&state);
+            prop_assert_eq!(parse_stat(&stat), Some(Process { pid, parent, zombie }));
+        }
+
+        #[test]
+        fn any_line_of_the_kernel_is_read_or_passed_over(line in any::<String>()) {
+            let _ = parse_stat(&line);
+        }
+    }
+}

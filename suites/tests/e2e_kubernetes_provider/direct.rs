@@ -117,6 +117,7 @@ pub(crate) fn make_worker() -> WorkerSpec {
         otp: Secret::generate(),
         labels: Default::default(),
         env: Default::default(),
+        avoid_nodes: Vec::new(),
         deadline: None,
     }
 }

@@ -2,7 +2,8 @@
 
 use hodei_harness::case::{CaseOptions, command, run_case, run_case_with};
 use hodei_proto::v1::{
-    CancelJobRequest, JobSpec, JobState, SubmitJobRequest, attempt_outcome::How,
+    CancelJobRequest, JobSpec, JobState, Resources, RetryPolicy, SubmitJobRequest,
+    attempt_outcome::How,
 };
 use serde_json::json;
 use tonic::Code;
@@ -92,12 +93,22 @@ fn test_k8s_bad_spec_refused() {
     run_case_with("full-job.bad-spec", options, async |env| {
         let mut bad_env = command(&["true"]);
         bad_env.env.insert("HODEI_MINE".into(), "x".into());
+        let many = RetryPolicy { infrastructure: None, command: Some(11) };
+        let resources = Resources { memory_limit: "plenty".into(), ..Default::default() };
         let table = [
             ("spec: needs a command or a script", JobSpec::default()),
-            ("name", JobSpec { name: "Not A Label".into(), ..command(&["true"]) }),
-            ("env", bad_env),
+            ("spec.name", JobSpec { name: "Not A Label".into(), ..command(&["true"]) }),
+            ("spec.env[\"HODEI_MINE\"]", bad_env),
+            ("spec.retry.command", JobSpec { retry: Some(many), ..command(&["true"]) }),
             (
-                "working_directory",
+                "spec.resources.memory_limit",
+                JobSpec { resources: Some(resources), ..command(&["true"]) },
+            ),
+            ("spec.command.argv", command(&[])),
+            ("spec.image", JobSpec { image: "two words".into(), ..command(&["true"]) }),
+            ("spec.priority", JobSpec { priority: 1001, ..command(&["true"]) }),
+            (
+                "spec.working_directory",
                 JobSpec { working_directory: "relative".into(), ..command(&["true"]) },
             ),
         ];

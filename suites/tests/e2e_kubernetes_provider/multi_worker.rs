@@ -11,14 +11,14 @@ use hodei_proto::v1::{Job, JobState};
 /// For a burst on two cores.
 const BURST_DEADLINE: Duration = Duration::from_secs(150);
 
-async fn submit_many(env: &CaseEnv, count: usize) -> Result<Vec<Job>> {
+pub(crate) async fn submit_many(env: &CaseEnv, count: usize) -> Result<Vec<Job>> {
     let submitted = (0..count).map(|index| async move {
         env.submit_command(&["sh", "-c", &format!("echo job {index}")]).await
     });
     Ok(try_join_all(submitted).await?)
 }
 
-async fn await_all(env: &CaseEnv, jobs: &[Job]) -> Result<Vec<Job>> {
+pub(crate) async fn await_all(env: &CaseEnv, jobs: &[Job]) -> Result<Vec<Job>> {
     let ends = jobs
         .iter()
         .map(|job| env.await_job(&job.id, "final", BURST_DEADLINE, |job| is_final(job.state())));

@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::peer::{Ended, JOB, Peer, Script, frames, within};
+use crate::peer::{Ended, JOB, Peer, Script, frames, gap, within};
 
 fn exited(code: i32) -> Outcome {
     Outcome::Exited { code, out_of_memory: false }
@@ -88,6 +88,20 @@ async fn interrupt(child: &Child) {
 
 async fn end_of(child: Child) -> Ended {
     within("the command's end", child.wait_with_output()).await.unwrap().into()
+}
+
+#[tokio::test]
+async fn lost_output_is_a_line_on_stderr_in_its_place_said_once() {
+    let mut frames = frames(&[(Stderr, b"begun"), (Stderr, b""), (Stderr, b"ended\n")]);
+    frames[1] = gap(2);
+    // The link is cut right behind the record.
+    let script = Script { frames, cuts: vec![2], ..ending(JobState::Succeeded, Some(exited(0))) };
+    let peer = Peer::start(script).await;
+    let ended = peer.run(&["job", "logs", "-f", JOB]).await;
+    assert_eq!(ended.code, Some(0));
+    let told = "begun\nhodei: 1.0 MiB of output lost here in 999 frames, read 1970-01-01 00:00:00 to 00:00:00 \
+                UTC: the worker's link was down and its spool full\nended\n";
+    assert_eq!((ended.stderr.as_str(), ended.stdout.len()), (told, 0));
 }
 
 #[tokio::test]

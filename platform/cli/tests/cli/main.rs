@@ -5,4 +5,5 @@
 mod jobs;
 mod peer;
 mod rest;
+mod throttled;
 mod words;

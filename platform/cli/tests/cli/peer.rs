@@ -11,7 +11,7 @@ use std::{
 use futures::{Stream, StreamExt as _, stream};
 use hodei_core::{
     attempt::Outcome,
-    session::{Frame, OutputStream},
+    session::{Frame, Gap, GapCause, OutputStream},
 };
 use hodei_proto::{
     frame_to_wire,
@@ -23,7 +23,8 @@ use hodei_proto::{
 };
 use tokio::{net::TcpListener, process::Command, sync::watch, time::timeout};
 use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub(crate) const JOB: &str = "0190a6f0-0000-7000-8000-000000000001";
 /// Every wait of a test, at most.
@@ -47,6 +48,8 @@ pub(crate) struct Script {
     pub(crate) deaf: bool,
     /// The token that is wanted.
     pub(crate) token: Option<&'static str>,
+    /// How many of the next reads of a job are refused as too many, each until so many seconds have passed.
+    pub(crate) too_many: (usize, u64),
 }
 
 #[derive(Clone)]
@@ -132,7 +135,17 @@ impl JobService for Peer {
         request: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
         let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let wanted = { self.script.lock().unwrap().token };
+        let (wanted, refused) = {
+            let mut script = self.script.lock().unwrap();
+            let refused = script.too_many.0 > 0;
+            script.too_many.0 = script.too_many.0.saturating_sub(1);
+            (script.token, refused.then_some(Duration::from_secs(script.too_many.1)))
+        };
+        if refused.is_some() {
+            let details = ErrorDetails::with_retry_info(refused);
+            let text = "too many requests of this client";
+            return Err(Status::with_error_details(Code::ResourceExhausted, text, details));
+        }
         if wanted.is_some_and(|token| header != Some(&format!("Bearer {token}"))) {
             return Err(Status::unauthenticated("no token"));
         }
@@ -234,10 +247,18 @@ pub(crate) fn frames(pieces: &[(OutputStream, &'static [u8])]) -> Vec<v1::LogFra
             stream,
             time: jiff::Timestamp::UNIX_EPOCH,
             data: data.into(),
-            dropped_bytes: 0,
+            gap: None,
         })
     };
     pieces.iter().enumerate().map(make).collect()
+}
+
+/// A frame that stands for a megabyte of lost output.
+pub(crate) fn gap(sequence: u64) -> v1::LogFrame {
+    let since = jiff::Timestamp::UNIX_EPOCH;
+    let gap = Gap { bytes: 1 << 20, frames: 999, since, cause: GapCause::SpoolFull };
+    let (stream, data) = (OutputStream::Stderr, bytes::Bytes::new());
+    frame_to_wire(Frame { sequence, stream, time: since, data, gap: Some(gap) })
 }
 
 /// The command with an environment of its own.

@@ -88,7 +88,7 @@ mod tests {
             stream: OutputStream::Stdout,
             time: Timestamp::UNIX_EPOCH,
             data: Bytes::new(),
-            dropped_bytes: 0,
+            gap: None,
         };
         sequences.iter().map(make).collect()
     }

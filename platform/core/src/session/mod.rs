@@ -1,15 +1,29 @@
 //! The session protocol as sans-IO machines: what each side remembers and decides, with no clock, no
 //! socket and no storage of its own, so that a simulator can drive both through any schedule.
 //!
-//! - [`Outbox`]: the agent's side. Output gets sequence numbers, is kept until it is acknowledged,
-//!   and is sent again from the last acknowledged number after a lost link.
-//! - [`Inbox`]: the server's side. Frames are taken once and in order; what is durable is acknowledged.
+//! - [`FromAgent`] and [`ToAgent`]: what the two sides say.
+//! - [`AgentSession`]: the agent's side. The attempt in hand, over all the links of a session.
+//! - [`Outbox`]: its output. It gets sequence numbers, is kept until it is acknowledged, and is sent
+//!   again from the last acknowledged number after a lost link. What it must drop it says.
+//! - [`Spool`]: where output waits that does not fit into memory: a port, for who drives the machine.
+//! - [`admission`]: who may register, and what a session goes on with.
+//! - [`ruling`]: what the server takes, what it refuses, and what it tells an agent.
+//! - [`Inbox`]: output at the server. Frames are taken once and in order; what is durable is acknowledged.
 
+pub mod admission;
+mod agent;
+mod held;
 mod inbox;
+mod message;
 mod outbox;
+pub mod ruling;
+mod spool;
 
+pub use agent::{AgentBounds, AgentSession, Departure, Oddity, Order};
 pub use inbox::{Accepted, Inbox, SequenceGap};
-pub use outbox::{Outbox, OutboxFull};
+pub use message::{FromAgent, Report, ToAgent};
+pub use outbox::{FRAME_COST, Outbox, OutboxFull};
+pub use spool::{Loss, NotSpooled, SPILL_BYTES, Spool, Unreadable};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -38,112 +52,46 @@ pub struct Frame {
     pub stream: OutputStream,
     /// The agent's clock when it was read.
     pub time: Timestamp,
-    /// The output itself.
+    /// The output itself. Empty where output is lost.
     pub data: Bytes,
-    /// Not 0: stands for this many bytes that had to be dropped.
-    pub dropped_bytes: u64,
+    /// Output is lost here.
+    pub gap: Option<Gap>,
+}
+
+/// Stands in a log for output that is lost, in the place where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Bytes lost, of both streams. With [`GapCause::SpoolUnreadable`] about so many.
+    pub bytes: u64,
+    /// Frames they were read in; 0 if that is not known.
+    pub frames: u64,
+    /// When the first of them was read. The time of the record's frame is that of the last.
+    pub since: Timestamp,
+    /// Why.
+    pub cause: GapCause,
+}
+
+impl Gap {
+    /// The record of a loss.
+    #[must_use]
+    pub fn new(loss: Loss, cause: GapCause) -> Self {
+        Self { bytes: loss.bytes, frames: loss.frames, since: loss.since, cause }
+    }
+}
+
+/// Why output is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapCause {
+    /// The agent did not say.
+    Unstated,
+    /// There was no link for long, and neither memory nor spool had room.
+    SpoolFull,
+    /// The disk did not give back what was written to it. Each lost frame has its number, which may have
+    /// reached the server before, so that each becomes a record of its own.
+    SpoolUnreadable,
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What a schedule does next.
-    #[derive(Debug, Clone)]
-    enum Step {
-        Write(u8),
-        Send,
-        Deliver,
-        LoseLink,
-        Commit,
-        Ack,
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            any::<u8>().prop_map(Step::Write),
-            Just(Step::Send),
-            Just(Step::Deliver),
-            Just(Step::LoseLink),
-            Just(Step::Commit),
-            Just(Step::Ack),
-        ];
-        prop::collection::vec(step, 0..200)
-    }
-
-    /// Both sides and the link between them.
-    struct World {
-        outbox: Outbox,
-        inbox: Inbox,
-        link: Vec<Frame>,
-        written: Vec<u8>,
-        stored: Vec<u8>,
-        uncommitted: Vec<Frame>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            Self {
-                outbox: Outbox::new(64),
-                inbox: Inbox::resume(0),
-                link: Vec::new(),
-                written: Vec::new(),
-                stored: Vec::new(),
-                uncommitted: Vec::new(),
-            }
-        }
-
-        fn step(&mut self, step: &Step) {
-            match step {
-                Step::Write(byte) => {
-                    let data = Bytes::copy_from_slice(&[*byte]);
-                    if self.outbox.push(OutputStream::Stdout, Timestamp::UNIX_EPOCH, data).is_ok() {
-                        self.written.push(*byte);
-                    }
-                }
-                Step::Send => self.link.extend(self.outbox.take_unsent(3)),
-                Step::Deliver => {
-                    let frames = std::mem::take(&mut self.link);
-                    let accepted = self.inbox.accept(frames).expect("a link keeps order");
-                    self.uncommitted.extend(accepted.frames);
-                }
-                // The server forgets what was not durable; the agent hears where to go on.
-                Step::LoseLink => {
-                    self.link.clear();
-                    self.uncommitted.clear();
-                    let durable = self.inbox.durable();
-                    self.inbox = Inbox::resume(durable);
-                    self.outbox.resume_after(durable);
-                }
-                Step::Commit => {
-                    for frame in self.uncommitted.drain(..) {
-                        self.stored.extend(&frame.data);
-                        self.inbox.committed(frame.sequence);
-                    }
-                }
-                Step::Ack => self.outbox.acknowledge(self.inbox.durable()),
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_byte_is_stored_once_and_in_order(steps in steps()) {
-            let mut world = World::new();
-            for step in &steps {
-                world.step(step);
-                prop_assert!(world.written.starts_with(&world.stored));
-            }
-            // Once the link holds, all of it arrives.
-            world.step(&Step::LoseLink);
-            while !world.outbox.is_drained() {
-                for step in [Step::Send, Step::Deliver, Step::Commit, Step::Ack] {
-                    world.step(&step);
-                }
-            }
-            prop_assert_eq!(world.stored, world.written);
-        }
-    }
-}
+mod outside_input;
+#[cfg(test)]
+mod tests;

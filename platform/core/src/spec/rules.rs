@@ -44,9 +44,10 @@ impl JobSpec {
             format!("{} labels; at most {MAX_LABELS}", self.labels.len())
         });
         for (key, value) in &self.labels {
-            let good = !key.is_empty() && key.len() <= 253 && value.len() <= 256;
+            let sized = !key.is_empty() && key.len() <= 253 && value.len() <= 256;
+            let good = sized && !key.contains('\0') && !value.contains('\0');
             found.require(good, &format!("spec.labels[{:?}]", clip(key)), || {
-                "a key has 1 to 253 bytes, a value at most 256".to_owned()
+                "a key has 1 to 253 bytes, a value at most 256, and neither a NUL".to_owned()
             });
         }
         if let Some(image) = &self.image {

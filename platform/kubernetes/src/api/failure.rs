@@ -17,6 +17,8 @@ use crate::measure::NoAnswer;
 
 /// How long to wait before a full quota is asked again.
 const QUOTA_RETRY: Duration = Duration::from_secs(5);
+/// Longest wait that is taken from an answer; a proxy may ask for centuries.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// Longest part of a foreign message that is passed on, in characters.
 const LONGEST_MESSAGE: usize = 2000;
 
@@ -81,6 +83,7 @@ impl ApiFailure {
             .map(|details| u64::from(details.retry_after_seconds))
             .filter(|seconds| *seconds > 0);
         let retry_after = by_header.or(by_body).map(Duration::from_secs);
+        let retry_after = retry_after.map(|asked| asked.min(LONGEST_RETRY_AFTER));
         let (reason, message) = match status {
             Some(status) => (status.reason, status.message),
             // A proxy or a bare path answers in plain text.

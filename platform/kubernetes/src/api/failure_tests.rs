@@ -112,3 +112,41 @@ fn what_a_credential_plug_in_printed_is_left_out() {
     assert!(failure.is_unauthenticated());
     assert_eq!(failure.to_string(), "the credential plug-in \"aws\" ended with exit status: 1");
 }
+
+mod outside_input {
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        let fields = (any::<u16>(), "[A-Za-z]{0,12}", "\\PC{0,3000}", option::of(any::<i64>()));
+        let status = fields.prop_map(|(code, reason, message, seconds)| {
+            let details = seconds.map(|seconds| json!({"retryAfterSeconds": seconds}));
+            json!({"kind": "Status", "code": code, "reason": reason, "message": message,
+                "details": details})
+            .to_string()
+            .into_bytes()
+        });
+        prop_oneof![2 => status, 1 => vec(any::<u8>(), 0..200)]
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_a_failure_of_bounded_words_and_patience(
+            code in 100_u16..1000, body in body(),
+            header in option::of(prop_oneof![vec(32_u8..127, 0..30), "[0-9]{1,21}".prop_map(String::into_bytes)]),
+        ) {
+            let mut response = Response::builder().status(code);
+            if let Some(header) = header {
+                response = response.header(RETRY_AFTER, header);
+            }
+            let (parts, ()) = response.body(()).unwrap().into_parts();
+            let failure = ApiFailure::from_answer(&parts, &body);
+            prop_assert!(failure.message().chars().count() <= LONGEST_MESSAGE);
+            prop_assert!(failure.retry_after().is_none_or(|asked| asked <= LONGEST_RETRY_AFTER));
+            prop_assert_eq!(failure.code(), Some(code));
+            let error = failure.into_error("create worker", "w");
+            prop_assert!(error.to_string().contains("create worker"), "{error}");
+        }
+    }
+}

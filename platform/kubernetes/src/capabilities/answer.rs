@@ -6,12 +6,13 @@
 //! node is not looked at: that is for the scheduler, and a worker waits for it as a pending pod.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use hodei_core::provider::{Fulfilment, NodeCount, ProviderCapabilities, Requirements};
 
 use super::{
     bounds::{Demand, Limits, Quota, show},
-    node::{Barred, Closed, Node},
+    node::Node,
 };
 
 /// Most names in one message.
@@ -164,12 +165,7 @@ fn of_node_room(
         return Fulfilment::Yes;
     }
     let count = fitting.len();
-    let why =
-        tally(fitting.iter().filter_map(|node| node.closed.as_ref()), |closed| match closed {
-            Closed::Cordoned => "cordoned".to_owned(),
-            Closed::NotReady => "not ready".to_owned(),
-            Closed::Taint(taint) => format!("with the taint {taint}"),
-        });
+    let why = tally(fitting.iter().filter_map(|node| node.closed.as_ref()));
     Fulfilment::NotNow(format!("none of the nodes it fits ({count}) is schedulable now: {why}"))
 }
 
@@ -182,11 +178,7 @@ fn narrow<'a>(
     let total = nodes.len();
     let bars: Vec<_> = nodes.iter().filter_map(|node| node.barred.as_ref()).collect();
     if bars.len() == total {
-        let why = tally(bars.into_iter(), |barred| match barred {
-            Barred::Selector(label) => format!("without {label} of the node selector"),
-            Barred::Affinity => "outside the node affinity".to_owned(),
-            Barred::Taint(taint) => format!("with the taint {taint}"),
-        });
+        let why = tally(bars.into_iter());
         return Err(format!("none of the nodes ({total}) admits workers: {why}"));
     }
     nodes.retain(|node| node.barred.is_none());
@@ -254,15 +246,12 @@ fn keep_large<'a>(
 }
 
 /// `2 cordoned, 1 not ready`.
-fn tally<'a, T: Ord + 'a>(
-    all: impl Iterator<Item = &'a T>,
-    words: impl Fn(&T) -> String,
-) -> String {
+fn tally<'a, T: Ord + fmt::Display + 'a>(all: impl Iterator<Item = &'a T>) -> String {
     let mut counts = BTreeMap::new();
     for one in all {
         *counts.entry(one).or_insert(0_usize) += 1;
     }
-    let told = counts.iter().take(NAMES).map(|(one, count)| format!("{count} {}", words(one)));
+    let told = counts.iter().take(NAMES).map(|(one, count)| format!("{count} {one}"));
     told.collect::<Vec<_>>().join(", ")
 }
 

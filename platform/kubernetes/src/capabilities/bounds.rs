@@ -138,6 +138,12 @@ impl Quota {
         Some(self.hard.get(key)?.saturating_sub(used))
     }
 
+    /// How many such workers it admits beside what it counts now; `None`: it counts nothing of them.
+    pub(super) fn room(&self, demand: &Demand) -> Option<u64> {
+        let keys = self.hard.keys();
+        keys.filter_map(|key| self.left(key)?.checked_div(demand.counted(key)?)).min()
+    }
+
     /// Why it never admits the worker. A quota without a single pod is a namespace that is closed for
     /// a while, and closed is not for ever.
     pub(super) fn refuses(&self, name: &str, demand: &Demand) -> Option<String> {

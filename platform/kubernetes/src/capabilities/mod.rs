@@ -11,6 +11,7 @@
 //! | `node`, `bounds` | what is kept of a node, a quota, a limit range |
 //! | `inventory`, `state` | what there is now, by watch |
 //! | `answer` | what that offers, and yes or no |
+//! | `survey` | the same of objects that somebody else has read |
 
 mod answer;
 mod bounds;
@@ -18,6 +19,7 @@ mod inventory;
 mod node;
 mod placement;
 mod state;
+mod survey;
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ use hodei_core::{
     provider::{Fulfilment, ProviderCapabilities, ProviderError, Requirements, Staleness},
 };
 
+pub use self::survey::{Headroom, headroom, why_closed};
 use self::{
     answer::{answer, summarize},
     bounds::Demand,

@@ -1,6 +1,7 @@
 //! One node, as small as it can be kept: of an object of some 20 KB what decides whether a worker
 //! may run there, its room, and 8 bytes for each image name. Five thousand nodes fit a few MB.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use hodei_core::quantity::{parse_bytes, parse_cpu_millis};
@@ -47,6 +48,16 @@ pub(super) enum Barred {
     Taint(Box<str>),
 }
 
+impl fmt::Display for Barred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Selector(label) => write!(f, "without {label} of the node selector"),
+            Self::Affinity => f.write_str("outside the node affinity"),
+            Self::Taint(taint) => write!(f, "with the taint {taint}"),
+        }
+    }
+}
+
 /// Why a node takes no worker now.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Closed {
@@ -54,6 +65,16 @@ pub(super) enum Closed {
     NotReady,
     /// It has a taint that passes.
     Taint(Box<str>),
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cordoned => f.write_str("cordoned"),
+            Self::NotReady => f.write_str("not ready"),
+            Self::Taint(taint) => write!(f, "with the taint {taint}"),
+        }
+    }
 }
 
 /// What is kept of a node.

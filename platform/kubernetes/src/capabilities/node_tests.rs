@@ -105,3 +105,49 @@ fn an_image_is_known_by_any_of_its_names() {
         assert_eq!(node.has_image(image), present, "{image}");
     }
 }
+
+mod outside_input {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+
+    fn quantity() -> impl Strategy<Value = String> {
+        prop_oneof!["[0-9.]{0,21}(m|k|Ki|Mi|Gi|Pi|E|e[0-9])?", any::<String>()]
+    }
+
+    fn rule() -> impl Strategy<Value = Value> {
+        let operator = select(vec!["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Near"]);
+        let value = || prop_oneof!["-?[0-9]{1,20}", any::<String>()];
+        (operator, select(vec!["disk", "cores", "metadata.name", "x"]), vec(value(), 0..3)).prop_map(
+            |(operator, key, values)| json!({"key": key, "operator": operator, "values": values}),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_node_is_read_whatever_its_quantities_labels_and_taints_are(
+            (cpu, memory, gpus) in (quantity(), quantity(), quantity()),
+            (disk, cores, model) in (any::<String>(), quantity(), any::<String>()),
+            taint in ("\\PC{0,9}", "\\PC{0,9}", select(vec!["NoSchedule", "NoExecute", "x"])),
+            images in vec(any::<String>(), 0..4), rules in vec(rule(), 0..3),
+        ) {
+            let config = json!({"affinity": {"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution":
+                    {"nodeSelectorTerms": [{"matchExpressions": rules}]}}}});
+            let node = read_with(config, |node| {
+                node["metadata"]["labels"]["disk"] = json!(disk);
+                node["metadata"]["labels"]["cores"] = json!(cores);
+                node["metadata"]["labels"]["nvidia.com/gpu.product"] = json!(model);
+                node["status"]["allocatable"] =
+                    json!({"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus});
+                node["spec"]["taints"] = json!([{"key": taint.0, "value": taint.1, "effect": taint.2}]);
+                node["status"]["images"] = json!([{"names": images}]);
+            });
+            prop_assert_eq!(node.cpu_millis, parse_cpu_millis(&cpu).unwrap_or(0));
+            prop_assert_eq!(node.memory_bytes, parse_bytes(&memory).unwrap_or(0));
+            prop_assert_eq!(node.extended("nvidia.com/gpu"), parse_bytes(&gpus).unwrap_or(0));
+            prop_assert!(node.barred.is_some() || !rules.is_empty());
+            prop_assert!(images.iter().all(|image| node.has_image(image)));
+        }
+    }
+}

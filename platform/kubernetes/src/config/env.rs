@@ -324,3 +324,57 @@ mod tests {
         assert!(!is_enabled(|name| (name == "HODEI_K8S_ENABLED").then(|| "0".into())));
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::{collection::btree_map, prelude::*};
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<String>(),
+            "[a-z0-9-]{0,12}",
+            "-?[0-9.]{1,12}(m|Mi|Gi)?",
+            "([a-z./]{0,6}(=|:)[a-z0-9.:]{0,6},? ?){0,3}",
+            prop::sample::select(vec!["Never", "0", "a=b", "gpu:NoSchedule", "h=fd00::1"])
+                .prop_map(str::to_owned),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_environment_is_a_configuration_or_its_variables_are_named(
+            given in btree_map(0..SETTINGS.len(), text(), 0..6),
+        ) {
+            let of = |name: &str| {
+                let index = SETTINGS.iter().position(|setting| setting.variable == name)?;
+                given.get(&index).cloned()
+            };
+            match KubernetesConfig::from_env(of) {
+                Ok(config) => {
+                    prop_assert_eq!(config.validate(), Ok(()));
+                    let written = serde_json::to_value(&config).unwrap();
+                    let again: KubernetesConfig = serde_json::from_value(written).unwrap();
+                    prop_assert_eq!(again, config);
+                }
+                Err(InvalidConfig(problems)) => {
+                    prop_assert!(!problems.is_empty());
+                    for problem in problems {
+                        let text = problem.to_string();
+                        let mut variables = given.keys().map(|index| SETTINGS[*index].variable);
+                        // A request above the limit is told of the request, whichever was given.
+                        let named = variables.any(|name| text.contains(name)) || text.contains("_REQUEST)");
+                        prop_assert!(named, "{text} of {given:?}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn the_switch_is_on_by_its_words_only(text in prop_oneof![any::<String>(), " ?(1|0|true|yes|no) ?"]) {
+            let on = is_enabled(|name| (name == ENABLED[0]).then(|| text.clone()));
+            prop_assert_eq!(on, ["1", "true", "yes"].contains(&text.trim()));
+        }
+    }
+}

@@ -249,3 +249,39 @@ mod tests {
         assert_eq!(no_key, Err(InvalidToleration::NoKey));
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The short form of one that was read from it.
+    fn write(toleration: &KubernetesToleration) -> String {
+        let mut text = toleration.key.clone().unwrap_or_default();
+        text.extend(toleration.value.iter().map(|value| format!("={value}")));
+        text.extend(toleration.effect.map(|effect| format!(":{}", effect.as_str())));
+        text.extend(toleration.toleration_seconds.map(|seconds| format!(":{seconds}")));
+        text
+    }
+
+    proptest! {
+        #[test]
+        fn a_toleration_is_read_as_it_is_written_or_refused(
+            text in prop_oneof![
+                any::<String>(),
+                "[a-z./=]{0,8}(=[a-z]{0,3})?(:(NoSchedule|NoExecute|PreferNoSchedule|x)?){0,2}(:-?[0-9]{1,20})?",
+            ],
+        ) {
+            match text.parse::<KubernetesToleration>() {
+                Ok(toleration) => {
+                    prop_assert_eq!(toleration.validate(), Ok(()));
+                    prop_assert_eq!(&write(&toleration).parse(), &Ok(toleration.clone()));
+                    let api = toleration.to_api();
+                    prop_assert_eq!(api.key, toleration.key);
+                }
+                Err(error) => prop_assert!(error.to_string().contains("toleration"), "{error}"),
+            }
+        }
+    }
+}

@@ -113,7 +113,6 @@ async fn a_cut_at_every_byte_gives_the_same_lines_once_and_in_order() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn many_cuts_anywhere_give_the_same_lines_once_and_in_order(
         cuts in prop::collection::vec(

@@ -53,11 +53,9 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn split<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+    pub(super) fn split<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         let mut lines = Lines::default();
         let mut all = Vec::new();
         for chunk in chunks {
@@ -89,12 +87,19 @@ mod tests {
         assert!(line[0].ends_with("x [7 bytes left out]"), "{}", &line[0][LONGEST - 9..]);
         assert_eq!(line[1], "next");
     }
+}
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::tests::split;
 
     proptest! {
         #[test]
-        fn the_chunks_do_not_matter(
-            bytes in prop::collection::vec(prop::sample::select(b"a\n\xc3\xa9 ".to_vec()), 0..60),
-            sizes in prop::collection::vec(1..7_usize, 60),
+        fn the_chunks_do_not_matter_and_no_text_is_lost(
+            bytes in vec(prop_oneof![4 => prop::sample::select(b"a\n\xc3\xa9 ".to_vec()), 1 => any::<u8>()], 0..60),
+            sizes in vec(1..7_usize, 60),
         ) {
             let mut rest = &bytes[..];
             let mut chunks = Vec::new();
@@ -103,7 +108,11 @@ mod tests {
                 chunks.push(chunk);
                 rest = more;
             }
-            prop_assert_eq!(split(chunks), split([&bytes[..]]));
+            let lines = split(chunks);
+            prop_assert_eq!(&lines, &split([&bytes[..]]));
+            let whole = lines.join("\n");
+            let text = String::from_utf8_lossy(&bytes);
+            prop_assert_eq!(whole, text.strip_suffix('\n').unwrap_or(&text));
         }
     }
 }

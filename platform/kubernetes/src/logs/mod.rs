@@ -158,3 +158,38 @@ mod tests {
         assert_eq!(lines, ["due"]);
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_stamped_line_is_its_time_and_its_words(nanos in any::<i64>(), words in "[^\r\n]{0,40}") {
+            let time = Timestamp::from_nanosecond(nanos.into()).unwrap();
+            let entry = parse_log_line(&format!("{time} {words}\n"));
+            prop_assert_eq!(entry, LogEntry { time: Some(time), line: words });
+        }
+
+        #[test]
+        fn any_line_is_kept_whole_or_without_its_time(
+            text in prop_oneof![any::<String>(), "[0-9TZ:.+ -]{0,40}"],
+        ) {
+            let line = text.strip_suffix('\n').unwrap_or(&text);
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            let entry = parse_log_line(&text);
+            prop_assert!(line.ends_with(&entry.line), "{entry:?}");
+            prop_assert!(entry.time.is_some() || entry.line == line, "{entry:?}");
+        }
+
+        #[test]
+        fn any_moment_is_rounded_down_by_less_than_a_second(nanos in any::<i64>()) {
+            let time = Timestamp::from_nanosecond(nanos.into()).unwrap();
+            let whole = whole_second_before(time);
+            prop_assert_eq!(whole.subsec_nanosecond(), 0);
+            prop_assert!((0..1_000_000_000).contains(&(time.as_nanosecond() - whole.as_nanosecond())));
+        }
+    }
+}

@@ -40,6 +40,7 @@ pub(crate) fn make_spec() -> WorkerSpec {
         otp: Secret::generate(),
         labels: BTreeMap::new(),
         env: BTreeMap::new(),
+        avoid_nodes: Vec::new(),
         deadline: None,
     }
 }

@@ -54,15 +54,7 @@ mod tests {
 
     fn seen(worker: WorkerId, phase: WorkerPhase) -> ObservedWorker {
         let handle = WorkerHandle { worker, resource: "w".into(), uid: "u".into() };
-        ObservedWorker {
-            handle,
-            phase,
-            restarts: 0,
-            node: None,
-            attempt: None,
-            created_at: None,
-            waiting_for: None,
-        }
+        ObservedWorker { phase, ..ObservedWorker::gone(handle) }
     }
 
     #[test]

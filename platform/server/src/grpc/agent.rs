@@ -1,6 +1,6 @@
 //! `WorkerAgentService`: registration, and the one stream of a session.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hodei_core::{
     PROTOCOL_VERSION,
@@ -8,7 +8,10 @@ use hodei_core::{
     failure::{Failure, FailureCause},
     id::WorkerId,
     secret::Secret,
-    session::MAX_FRAME_BYTES,
+    session::{
+        MAX_FRAME_BYTES,
+        admission::{Opening, Refusal, is_label},
+    },
 };
 use hodei_proto::v1::{
     AgentMessage, Assignment, Hello, RegisterRequest, RegisterResponse, ServerMessage, Welcome,
@@ -18,14 +21,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::unavailable;
+use super::{too_many, unavailable};
 use crate::{
     app::App,
     scheduler::otp::discard_otp,
     session::{
-        admission::{Opening, Refusal, is_label},
+        heard::Heard,
         live::Ticket,
-        reader::{Reader, key_of},
+        reader::{Current, Reader, key_of},
         recorder::{Outbound, Recorder, SessionEnd, Told},
     },
     store::{audit, audit::AuditKind, rows::WorkerRow, sessions::Opened},
@@ -52,27 +55,42 @@ fn check_version(theirs: u32) -> Result<(), Status> {
 }
 
 impl AgentService {
-    /// One answer to every refusal: who guesses learns nothing. The reason goes to the audit.
+    /// One answer to every refusal: who guesses learns nothing. The reason goes to the audit, unless
+    /// this peer has filled enough of it.
     async fn refuse(
         &self,
         kind: AuditKind,
+        peer: Option<SocketAddr>,
         worker: Option<WorkerId>,
         refusal: Refusal,
         answer: &'static str,
     ) -> Status {
+        if !self.app.limits.records_refusal(peer) {
+            audit::count(kind);
+            return Status::unauthenticated(answer);
+        }
         let reason = refusal.to_string();
         let written = audit::record(&self.app.store.pool, kind, worker, None, &reason).await;
         written.err().map_or_else(|| Status::unauthenticated(answer), unavailable)
     }
 
-    async fn try_register(&self, request: &RegisterRequest) -> Result<Registered, Status> {
+    async fn try_register(
+        &self,
+        peer: Option<SocketAddr>,
+        request: &RegisterRequest,
+    ) -> Result<Registered, Status> {
         const REFUSED: &str = "one-time password refused";
         let kind = AuditKind::RegistrationRefused;
-        let parsed = (request.worker_id.parse::<WorkerId>(), request.otp.parse::<Secret>());
+        let claimed = request.worker_id.parse::<WorkerId>();
+        let limited = self.app.limits.registration(peer, claimed.as_ref().ok().copied());
+        limited.map_err(|wait| too_many("registrations of this worker", wait))?;
+        let parsed = (claimed, request.otp.parse::<Secret>());
         let (worker, otp) = match parsed {
             (Ok(worker), Ok(otp)) if is_label(&request.pod_uid) => (worker, otp),
             (worker, _) => {
-                return Err(self.refuse(kind, worker.ok(), Refusal::Malformed, REFUSED).await);
+                return Err(self
+                    .refuse(kind, peer, worker.ok(), Refusal::Malformed, REFUSED)
+                    .await);
             }
         };
         let session = Secret::generate();
@@ -85,21 +103,25 @@ impl AgentService {
             .map_err(unavailable)?;
         match registered {
             Ok(row) => Ok(Registered { row, session }),
-            Err(refusal) => Err(self.refuse(kind, Some(worker), refusal, REFUSED).await),
+            Err(refusal) => Err(self.refuse(kind, peer, Some(worker), refusal, REFUSED).await),
         }
     }
 
-    async fn authenticate(&self, hello: &Hello) -> Result<WorkerRow, Status> {
+    async fn authenticate(
+        &self,
+        peer: Option<SocketAddr>,
+        hello: &Hello,
+    ) -> Result<WorkerRow, Status> {
         const REFUSED: &str = "session refused";
         let kind = AuditKind::SessionRefused;
         let parsed = (hello.worker_id.parse::<WorkerId>(), hello.session_token.parse::<Secret>());
         let (Ok(worker), Ok(token)) = parsed else {
-            return Err(self.refuse(kind, None, Refusal::Malformed, REFUSED).await);
+            return Err(self.refuse(kind, peer, None, Refusal::Malformed, REFUSED).await);
         };
         let known = self.app.store.authenticate(worker, &token, &hello.pod_uid).await;
         match known.map_err(unavailable)? {
             Ok(row) => Ok(row),
-            Err(refusal) => Err(self.refuse(kind, Some(worker), refusal, REFUSED).await),
+            Err(refusal) => Err(self.refuse(kind, peer, Some(worker), refusal, REFUSED).await),
         }
     }
 }
@@ -122,16 +144,18 @@ impl WorkerAgentService for AgentService {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
+        let peer = request.remote_addr();
         let request = request.into_inner();
         check_version(request.protocol_version)?;
-        let Registered { row, session } = self.try_register(&request).await?;
+        let Registered { row, session } = self.try_register(peer, &request).await?;
         let took = (jiff::Timestamp::now() - row.created_at).total(jiff::Unit::Second);
         metrics::histogram!("hodei_stage_seconds", "stage" => "register")
             .record(took.unwrap_or(0.0));
         worker_stage(&row.provider, Stage::Connect, connect_seconds(&row));
         let version =
             if is_label(&request.agent_version) { &request.agent_version } else { "unknown" };
-        tracing::info!(worker_id = %row.id, job_id = %row.attempt.job, agent_version = version, "registered");
+        let job = row.attempt.map(|attempt| tracing::field::display(attempt.job));
+        tracing::info!(worker_id = %row.id, job_id = job, agent_version = version, "registered");
         self.app.tasks.spawn(discard_otp(self.app.clone(), row.id, row.provider.clone()));
         let timing = &self.app.timing;
         Ok(Response::new(RegisterResponse {
@@ -148,6 +172,7 @@ impl WorkerAgentService for AgentService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        let peer = request.remote_addr();
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
@@ -156,7 +181,7 @@ impl WorkerAgentService for AgentService {
             return Err(Status::failed_precondition("the first message must be Hello"));
         };
         check_version(hello.protocol_version)?;
-        let worker = self.authenticate(&hello).await?;
+        let worker = self.authenticate(peer, &hello).await?;
         let held = hello.attempt.as_ref().map(|held| key_of(Some(held))).transpose()?;
         let ticket = self.app.sessions.enter(worker.id, &self.app.stop);
         let opened = self.app.store.open_session(&worker, held, self.app.timing.lease).await;
@@ -184,32 +209,41 @@ struct Session {
 
 impl Session {
     async fn run(self) {
-        let (app, worker, own) = (self.app.clone(), self.worker.id, self.worker.attempt);
-        tracing::info!(worker_id = %worker, job_id = %own.job, epoch = own.epoch.0,
-            correlation_id = self.opened.correlation_id, opening = ?self.opened.opening, "session opened");
-        if self.opened.opening == Opening::Forgotten {
+        let (app, worker, opened) = (self.app.clone(), self.worker.id, self.opened);
+        let own = opened.own.as_ref();
+        tracing::info!(worker_id = %worker, job_id = own.map(|own| tracing::field::display(own.key.job)),
+            epoch = own.map(|own| own.key.epoch.0), correlation_id = own.map(|own| &*own.correlation_id),
+            opening = ?opened.opening, "session opened");
+        if let Some(own) = own.filter(|_| opened.opening == Opening::Forgotten) {
             let message = "the agent came back without the attempt it was given".to_owned();
             let lost = AttemptEnd::Lost(Failure { cause: FailureCause::AgentExited, message });
-            if let Err(error) = app.store.end_attempt(own, worker, &lost).await {
+            if let Err(error) = app.store.end_attempt(own.key, worker, &lost).await {
                 tracing::error!(%error, worker_id = %worker, "a lost attempt could not be ended");
             }
         }
         let ticket = self.ticket;
         let outbound = self.outbound;
-        for message in greeting(&self.opened, own) {
+        for message in greeting(&opened) {
             // A full or closed channel shows again below.
             let _ = outbound.try_send(Ok(ServerMessage { message: Some(message) }));
         }
-        let live = matches!(self.opened.opening, Opening::Assign | Opening::Resume)
-            .then(|| app.logs.open(own, worker, self.opened.acked_sequence, &app.tasks));
+        let holds = matches!(opened.opening, Opening::Assign | Opening::Resume);
+        let own = own.map(|own| {
+            let open = || app.logs.open(own.key, worker, opened.acked_sequence, &app.tasks);
+            Current { key: own.key, live: holds.then(open) }
+        });
+        let (current, current_received) = watch::channel(own.clone());
         let (ops, ops_received) = mpsc::channel(16);
-        let (heard, heard_received) = watch::channel(1);
-        let reader = Reader { inbound: self.inbound, own, live: live.clone(), ops, heard };
+        let (heard, heard_received) = watch::channel(Heard::default());
+        let reader = Reader { inbound: self.inbound, current: current_received, ops, heard };
         let mut recorder = Recorder {
             app: app.clone(),
             worker,
+            pooled: self.worker.pooled,
+            session: opened.session,
             own,
-            live,
+            holds,
+            current,
             ops: ops_received,
             heard: heard_received,
             outbound: outbound.clone(),
@@ -235,16 +269,15 @@ impl Session {
     }
 }
 
-fn greeting(opened: &Opened, own: hodei_core::id::AttemptKey) -> Vec<Message> {
+fn greeting(opened: &Opened) -> Vec<Message> {
     let welcome = Message::Welcome(Welcome {
         acked_sequence: opened.acked_sequence,
-        attempt_revoked: opened.opening == Opening::Revoke,
+        attempt_revoked: opened.revoked,
     });
-    let assign = (opened.opening == Opening::Assign).then(|| {
-        Message::Assignment(Assignment {
-            attempt: Some(own.into()),
-            spec: Some((&opened.spec).into()),
-        })
+    let work = opened.own.as_ref().filter(|_| opened.opening == Opening::Assign);
+    let assign = work.map(|work| {
+        let (attempt, spec) = (Some(work.key.into()), Some((&work.spec).into()));
+        Message::Assignment(Assignment { attempt, spec })
     });
     std::iter::once(welcome).chain(assign).collect()
 }

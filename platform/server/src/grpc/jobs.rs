@@ -17,11 +17,12 @@ use crate::{
     app::App,
     store::{
         StoreError,
-        jobs::Submitted,
+        jobs::{Origin, Submitted},
         notify::{Topic, changed_within},
         retry::Retried,
         rows::JobRow,
     },
+    trace::RequestTrace,
 };
 
 const MAX_KEY_CHARS: usize = 128;
@@ -78,6 +79,7 @@ impl JobService for JobsService {
         &self,
         request: Request<SubmitJobRequest>,
     ) -> Result<Response<SubmitJobResponse>, Status> {
+        let trace = request.extensions().get::<RequestTrace>().cloned();
         let request = request.into_inner();
         short_text("idempotency_key", &request.idempotency_key)?;
         short_text("correlation_id", &request.correlation_id)?;
@@ -88,8 +90,9 @@ impl JobService for JobsService {
             text if text.is_empty() => uuid::Uuid::new_v4().to_string(),
             text => text,
         };
-        let submitted =
-            self.app.store.submit(&spec, key, &correlation).await.map_err(unavailable)?;
+        let traceparent = trace.as_ref().and_then(RequestTrace::traceparent);
+        let origin = Origin { correlation_id: &correlation, traceparent: traceparent.as_deref() };
+        let submitted = self.app.store.submit(&spec, key, origin).await.map_err(unavailable)?;
         let job = match submitted {
             Submitted::New(job) => {
                 metrics::counter!("hodei_jobs_submitted_total").increment(1);
@@ -102,6 +105,10 @@ impl JobService for JobsService {
                 return Err(Status::already_exists(text));
             }
         };
+        if let Some(trace) = trace {
+            trace.set("job_id", job.id.to_string());
+            trace.set("correlation_id", job.correlation_id.clone());
+        }
         let job = with_attempts(&self.app, &job).await.map_err(unavailable)?;
         Ok(Response::new(SubmitJobResponse { job: Some(job) }))
     }
@@ -158,7 +165,8 @@ impl JobService for JobsService {
         let id = job_id(&request.id)?;
         let reason = match request.reason.trim() {
             "" => "cancelled by a client".to_owned(),
-            text => text.chars().take(1024).collect(),
+            // PostgreSQL keeps no NUL.
+            text => text.replace('\0', "\u{fffd}").chars().take(1024).collect(),
         };
         let grace = self.app.timing.cancel_grace;
         let cancelled = self.app.store.cancel_job(id, &reason, grace).await.map_err(unavailable)?;

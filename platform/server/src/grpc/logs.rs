@@ -70,16 +70,34 @@ impl LogStreamService for LogsService {
                     Ok(())
                 }
             };
-            let last_word = match result {
+            let status = match result {
                 Ok(()) | Err(FollowError::Left) => None,
-                Err(FollowError::NoSuchJob) => Some(Status::not_found("the job is gone")),
-                Err(FollowError::Store(error)) => Some(unavailable(error)),
+                Err(error) => Some(last_word(error)),
             };
-            if let Some(status) = last_word {
+            if let Some(status) = status {
                 let _ = out.send(Err(status)).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// What a follower is told when its stream cannot go on.
+fn last_word(error: FollowError) -> Status {
+    let text = error.to_string();
+    match error {
+        FollowError::Store(error) => unavailable(error),
+        FollowError::Left => Status::cancelled(text),
+        FollowError::NoSuchJob => Status::not_found("the job is gone"),
+        FollowError::Removed { .. } => Status::out_of_range(text),
+        FollowError::Damaged { .. } => {
+            tracing::error!(problem = text, "stored output cannot be read");
+            Status::data_loss(text)
+        }
+        FollowError::Away(_) => {
+            tracing::warn!(problem = text, "the log store does not answer");
+            Status::unavailable("the log store does not answer; try again")
+        }
     }
 }
 

@@ -21,8 +21,8 @@ use tonic::{
 };
 use tonic_health::server::HealthReporter;
 
-use super::{agent::AgentService, jobs::JobsService, logs::LogsService};
-use crate::app::App;
+use super::{agent::AgentService, jobs::JobsService, logs::LogsService, too_many};
+use crate::{app::App, auth::Refused, trace::Traced};
 
 /// A peer that answers no HTTP/2 ping for this long is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,11 +69,16 @@ async fn router(
         .add_service(health)
         .add_service(reflection)
         .add_service(agents)
-        .add_service(InterceptedService::new(jobs, guard.clone()))
-        .add_service(InterceptedService::new(logs, guard)))
+        .add_service(InterceptedService::new(traced(app, jobs), guard.clone()))
+        .add_service(InterceptedService::new(traced(app, logs), guard)))
 }
 
-/// Lets clients in that are admitted.
+/// Inside of the guard: who is not admitted writes nothing into anybody's trace.
+fn traced<S>(app: &App, service: S) -> Traced<S> {
+    Traced::new(app.traces.clone(), service)
+}
+
+/// Lets clients in that are admitted and do not ask too often.
 #[derive(Debug, Clone)]
 struct Guard {
     app: Arc<App>,
@@ -83,9 +88,10 @@ impl Interceptor for Guard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let header = request.metadata().get("authorization");
         let header = header.and_then(|value| value.to_str().ok());
-        match self.app.access.admit(header, request.remote_addr()) {
+        match self.app.access.enter(&self.app.limits, header, request.remote_addr()) {
             Ok(()) => Ok(request),
-            Err(denied) => Err(Status::unauthenticated(denied.to_string())),
+            Err(Refused::Denied(denied)) => Err(Status::unauthenticated(denied.to_string())),
+            Err(Refused::TooMany(wait)) => Err(too_many("requests of this client", wait)),
         }
     }
 }

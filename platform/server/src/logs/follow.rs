@@ -5,14 +5,19 @@ use std::{sync::Arc, time::Duration};
 
 use hodei_core::id::{AttemptKey, Epoch, JobId};
 use hodei_proto::v1::{LogFrame, StreamLogsResponse};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    archive::{Archive, SegmentError, decode},
+    codec::unpack_chunk,
     live::{Found, LiveLogs},
+    objects::ObjectError,
     writer,
 };
 use crate::store::{
     Store, StoreError,
+    logs::{Chunk, LogPosition, StoredLog},
     notify::{Hub, Topic},
 };
 
@@ -34,14 +39,31 @@ pub(crate) enum FollowError {
     NoSuchJob,
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The output is not kept any more.
+    #[error("the output of attempt {epoch} was removed at {at} by retention{}", next(*later))]
+    Removed { epoch: Epoch, at: Timestamp, later: Option<Epoch> },
+    /// Frames that were stored cannot be read. What lies behind them can.
+    #[error(
+        "frames {first} to {last} of attempt {epoch} cannot be read: {problem}; to go on behind them, \
+         read attempt {epoch} from sequence {}", last + 1
+    )]
+    Damaged { epoch: Epoch, first: u64, last: u64, problem: String },
+    /// The object store does not answer.
+    #[error("log store {0}")]
+    Away(ObjectError),
     /// Nobody listens any more.
     #[error("the follower has left")]
     Left,
 }
 
+fn next(later: Option<Epoch>) -> String {
+    later.map(|epoch| format!("; that of attempt {epoch} is there")).unwrap_or_default()
+}
+
 /// The logs of this server: live and stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Logs {
+    pub(crate) archive: Arc<Archive>,
     pub(crate) store: Store,
     pub(crate) hub: Arc<Hub>,
     pub(crate) live: Arc<LiveLogs>,
@@ -122,18 +144,29 @@ impl Logs {
         key: AttemptKey,
         cursor: u64,
         follow: bool,
-    ) -> Result<Next, StoreError> {
+    ) -> Result<Next, FollowError> {
         // First the state, then the frames: a log whose attempt was over then is complete now.
         let position = self.store.log_position(key).await?;
-        let frames: Vec<_> =
-            self.store.read_logs(key, cursor).await?.into_iter().flatten().collect();
+        self.refuse_removed(key, cursor, position).await?;
+        let frames = match self.read(key, cursor).await {
+            Ok(frames) => frames,
+            Err(error) => {
+                // Removed between the two looks, it is not damaged.
+                self.refuse_removed(key, cursor, self.store.log_position(key).await?).await?;
+                return Err(error);
+            }
+        };
         if !frames.is_empty() {
             return Ok(Next::Sent(frames));
         }
-        let over = position.is_some_and(|(state, _)| state.is_final());
         let Some((latest, job_final)) = self.store.log_horizon(key.job).await? else {
-            return Ok(Next::End);
+            return Err(FollowError::NoSuchJob);
         };
+        if let Some(LogPosition { sequence, .. }) = position.filter(|end| cursor <= end.sequence) {
+            self.refuse_removed(key, cursor, self.store.log_position(key).await?).await?;
+            return Err(damaged(key, cursor, sequence, "they are not in the database"));
+        }
+        let over = position.is_some_and(|position| position.state.is_final());
         Ok(match (over, key.epoch < latest) {
             (true, true) => Next::Epoch,
             // The job may have ended, or gone on, between the two looks: only its end is an end.
@@ -143,6 +176,76 @@ impl Logs {
             _ => Next::Wait,
         })
     }
+
+    /// An error when what is wanted is not kept any more.
+    async fn refuse_removed(
+        &self,
+        key: AttemptKey,
+        cursor: u64,
+        position: Option<LogPosition>,
+    ) -> Result<(), FollowError> {
+        match position {
+            Some(LogPosition { removed: Some(at), sequence, .. }) if cursor <= sequence => {
+                let horizon = self.store.log_horizon(key.job).await?;
+                let latest = horizon.map_or(key.epoch, |(latest, _)| latest);
+                let latest_key = AttemptKey { epoch: latest, ..key };
+                let kept = self.store.log_position(latest_key).await?;
+                let later = kept.filter(|end| end.removed.is_none()).map(|_| latest);
+                Err(FollowError::Removed { epoch: key.epoch, at, later })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Stored frames from a sequence number on, in order; empty when there are none yet.
+    pub(crate) async fn read(
+        &self,
+        key: AttemptKey,
+        from: u64,
+    ) -> Result<Vec<LogFrame>, FollowError> {
+        let mut frames = Vec::new();
+        match self.store.stored_log(key, from).await? {
+            StoredLog::Nothing => {}
+            StoredLog::Chunks(chunks) => {
+                for chunk in chunks {
+                    let (first, last) = (chunk.first, chunk.last);
+                    if frames.last().is_some_and(|end: &LogFrame| end.sequence + 1 != first) {
+                        break;
+                    }
+                    match read_chunk(chunk).await {
+                        Ok(read) => frames.extend(read),
+                        // What lies before it, or before a hole, is sent first.
+                        Err(_) if !frames.is_empty() => break,
+                        Err(problem) => return Err(damaged(key, first, last, &problem)),
+                    }
+                }
+            }
+            StoredLog::Segment(segment) => {
+                let (first, last) = (segment.first, segment.last);
+                frames = self.archive.read(segment).await.map_err(|error| match error {
+                    SegmentError::Objects(away @ ObjectError::Store { .. }) => {
+                        FollowError::Away(away)
+                    }
+                    other => damaged(key, first, last, &other.to_string()),
+                })?;
+            }
+        }
+        frames.retain(|frame| frame.sequence >= from);
+        match frames.first() {
+            Some(first) if first.sequence > from => {
+                Err(damaged(key, from, first.sequence - 1, "they are not in the database"))
+            }
+            _ => Ok(frames),
+        }
+    }
+}
+
+async fn read_chunk(chunk: Chunk) -> Result<Vec<LogFrame>, String> {
+    decode(unpack_chunk(chunk.packed).await.map_err(|error| error.to_string())?)
+}
+
+fn damaged(key: AttemptKey, first: u64, last: u64, problem: &str) -> FollowError {
+    FollowError::Damaged { epoch: key.epoch, first, last, problem: problem.to_owned() }
 }
 
 async fn changed(arrivals: &mut Option<watch::Receiver<u64>>) {

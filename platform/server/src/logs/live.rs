@@ -12,7 +12,7 @@ use std::{
 
 use hodei_core::{
     id::{AttemptKey, WorkerId},
-    session::{Frame, Inbox, SequenceGap},
+    session::{Frame, Gap, Inbox, SequenceGap},
 };
 use hodei_proto::{frame_to_wire, v1::LogFrame};
 use tokio::sync::{Notify, watch};
@@ -108,6 +108,7 @@ impl LiveLog {
             }
             let accepted = ring.inbox.accept(batch)?;
             metrics::counter!("hodei_log_frames_total").increment(accepted.frames.len() as u64);
+            self.tell_lost(&accepted.frames);
             for frame in accepted.frames.into_iter().map(frame_to_wire) {
                 metrics::counter!("hodei_log_bytes_total").increment(frame.data.len() as u64);
                 ring.bytes += cost(&frame);
@@ -130,6 +131,19 @@ impl LiveLog {
             if saved.changed().await.is_err() {
                 return Err(NotTaken::Closed);
             }
+        }
+    }
+
+    fn tell_lost(&self, frames: &[Frame]) {
+        let gaps = frames.iter().filter_map(|frame| Some((frame.sequence, frame.gap?)));
+        let count = |(bytes, frames): (u64, u64), (_, gap): (u64, Gap)| {
+            (bytes.saturating_add(gap.bytes), frames.saturating_add(gap.frames))
+        };
+        if let Some((sequence, gap)) = gaps.clone().next() {
+            let (bytes, frames) = gaps.fold((0, 0), count);
+            let (job_id, epoch, cause) = (self.key.job, self.key.epoch.0, gap.cause);
+            tracing::warn!(%job_id, epoch, sequence, bytes, frames, ?cause, "output is lost");
+            metrics::counter!("hodei_log_lost_bytes_total").increment(bytes);
         }
     }
 
@@ -294,7 +308,7 @@ mod tests {
             stream: OutputStream::Stdout,
             time: Timestamp::UNIX_EPOCH,
             data: Bytes::from(vec![b'x'; bytes]),
-            dropped_bytes: 0,
+            gap: None,
         };
         sequences.map(make).collect()
     }

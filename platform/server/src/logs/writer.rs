@@ -62,7 +62,7 @@ async fn gather(log: &LiveLog) {
 
 async fn close_if_over(store: &Store, log: &LiveLog) {
     match store.log_position(log.key).await {
-        Ok(Some((state, _))) if !state.is_final() => {}
+        Ok(Some(position)) if !position.state.is_final() => {}
         Ok(_) => log.close(),
         Err(error) => tracing::debug!(attempt = %log.key, %error, "the log's end is not known"),
     }

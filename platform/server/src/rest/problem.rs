@@ -1,16 +1,39 @@
-//! One error of the REST face.
+//! Errors as `application/problem+json` (RFC 9457).
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, QueryRejection},
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
-/// An error as a client sees it: `type`, `title`, `status`, `detail`, and more where it helps.
+/// Media type of a problem.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
+/// Why a request failed (RFC 9457). Some problems have members of their own: `field`, `stage`, `cause`,
+/// `workers`, `retry_after_seconds`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ProblemBody {
+    /// URI of the kind of problem.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: &'static str,
+    /// The status.
+    status: u16,
+    /// What is wrong, and what would be right.
+    detail: String,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    more: Map<String, Value>,
+}
+
+/// A problem: a status, a kind that programs can tell, a detail for a person, and whatever more helps.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
@@ -28,6 +51,12 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", detail)
     }
 
+    /// A parameter of the query that is not what it should be.
+    pub(super) fn query(field: &str, problem: impl std::fmt::Display) -> Self {
+        let detail = format!("{field}: {problem}");
+        Self::new(StatusCode::BAD_REQUEST, "invalid-query", detail).with("field", json!(field))
+    }
+
     /// Adds a member of its own.
     pub(crate) fn with(mut self, name: &str, value: Value) -> Self {
         self.more.insert(name.to_owned(), value);
@@ -37,15 +66,15 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = self.more;
-        let kind = format!("https://hodei.io/problems/{}", self.kind);
-        body.insert("type".to_owned(), json!(kind));
-        body.insert("title".to_owned(), json!(self.status.canonical_reason().unwrap_or("Error")));
-        body.insert("status".to_owned(), json!(self.status.as_u16()));
-        body.insert("detail".to_owned(), json!(self.detail));
-        let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status, content_type, Json(Value::Object(body)).into_response().into_body())
-            .into_response()
+        let body = ProblemBody {
+            kind: format!("https://hodei.io/problems/{}", self.kind),
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            more: self.more,
+        };
+        let content_type = [(header::CONTENT_TYPE, MEDIA_TYPE)];
+        (self.status, content_type, Json(body).into_response().into_body()).into_response()
     }
 }
 
@@ -66,5 +95,11 @@ impl From<JsonRejection> for Problem {
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
         Self::new(rejection.status(), "invalid-query", rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), "invalid-path", rejection.body_text())
     }
 }

@@ -2,12 +2,31 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::serve::Listener;
+use axum::{
+    extract::connect_info::Connected,
+    serve::{IncomingStream, Listener},
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::router;
 use crate::app::App;
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
 
 /// Accepts TLS connections. A handshake that fails or is slow concerns nobody but its client.
 struct TlsListener {
@@ -64,7 +83,7 @@ pub(crate) fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
 ) -> std::io::Result<()> {
-    let router = router(app.clone());
+    let router = router(app.clone()).into_make_service_with_connect_info::<Peer>();
     let stop = app.stop.clone();
     let ended = |result: std::io::Result<()>, stop: tokio_util::sync::CancellationToken| {
         if let Err(error) = result {

@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use hodei_core::{
     attempt::AttemptEnd,
     failure::{Failure, FailureCause},
-    id::Epoch,
+    id::{Epoch, WorkerId},
     provider::{ProviderError, WorkerHandle, WorkerProvider, WorkerSpec},
     secret::Secret,
+    spec::Resources,
     worker::WorkerState,
 };
 use jiff::Timestamp;
@@ -17,6 +18,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     app::App,
     policy::backoff,
+    pool::Pool,
+    registry::Entry,
     store::{
         StoreError,
         claim::{CREATE_TIMEOUT, Claim},
@@ -53,7 +56,13 @@ pub(super) async fn launch(
             if let Some(refused_for) = claim.refused_for {
                 worker_stage(claim.provider.as_str(), Stage::Quota, refused_for + took);
             }
-            created_as(&app, &provider, &claim, &handle).await
+            let created = created_as(&app, &provider, &handle).await;
+            if claim.refused_for.is_some() {
+                let noted = persist(|| app.store.room_found(claim.key)).await;
+                created.and(noted)
+            } else {
+                created
+            }
         }
         Err(failure) => failed(&app, &claim, failure).await,
     };
@@ -63,9 +72,67 @@ pub(super) async fn launch(
     }
 }
 
+/// Creates a worker of a pool for which there is no job yet.
+pub(super) async fn launch_idle(
+    app: Arc<App>,
+    entry: Entry,
+    pool: Pool,
+    worker: WorkerId,
+    otp: Secret,
+) {
+    let id = entry.row.id.as_str();
+    tracing::info!(worker_id = %worker, provider = id, "creating a worker for the pool");
+    let spec = pooled_spec(&app, pool, worker, otp);
+    let created = create(&*entry.provider, &spec, Instant::now() + CREATE_TIMEOUT).await;
+    let written = match created {
+        Ok(handle) => created_as(&app, &entry.provider, &handle).await,
+        Err(CreateFailed { failure, retry_after }) => {
+            tracing::warn!(worker_id = %worker, provider = id, cause = failure.cause.as_str(),
+                message = failure.message, "a worker of the pool could not be created");
+            if failure.cause == FailureCause::Quota {
+                app.registry.pause(&entry.row.id, retry_after.unwrap_or(QUOTA_PAUSE));
+            }
+            no_worker(&app, id, worker, &failure).await
+        }
+    };
+    if let Err(error) = written {
+        tracing::error!(%error, worker_id = %worker, "a creation could not be written down");
+    }
+}
+
+/// One that has a job by now was made all the same: the reconciler finds it.
+async fn no_worker(
+    app: &App,
+    provider: &str,
+    worker: WorkerId,
+    failure: &Failure,
+) -> Result<(), StoreError> {
+    persist(|| app.store.pool_failed(provider)).await?;
+    persist(|| app.store.doom_if_latest(worker, None, &failure.message)).await?;
+    persist(|| app.store.creation_over(worker)).await
+}
+
+fn pooled_spec(app: &App, pool: Pool, worker: WorkerId, otp: Secret) -> WorkerSpec {
+    WorkerSpec {
+        worker,
+        attempt: None,
+        image: None,
+        resources: Resources::default(),
+        server_address: app.advertised.clone(),
+        otp,
+        labels: BTreeMap::new(),
+        env: agent_env(app, "HODEI_WORKER_POOLED", "1"),
+        avoid_nodes: Vec::new(),
+        deadline: Some(pool.life() + app.timing.cancel_grace + DEADLINE_MARGIN),
+    }
+}
+
 fn worker_spec(app: &App, claim: &Claim, otp: Secret) -> WorkerSpec {
+    if let Some(pool) = claim.pool {
+        let spec = pooled_spec(app, pool, claim.worker, otp);
+        return WorkerSpec { avoid_nodes: claim.lost_on.clone(), ..spec };
+    }
     let spec = &claim.job.spec;
-    let correlation = ("HODEI_CORRELATION_ID".to_owned(), claim.job.correlation_id.clone());
     WorkerSpec {
         worker: claim.worker,
         attempt: Some(claim.key),
@@ -74,9 +141,17 @@ fn worker_spec(app: &App, claim: &Claim, otp: Secret) -> WorkerSpec {
         server_address: app.advertised.clone(),
         otp,
         labels: BTreeMap::new(),
-        env: BTreeMap::from([correlation]),
+        env: agent_env(app, "HODEI_CORRELATION_ID", &claim.job.correlation_id),
+        avoid_nodes: claim.lost_on.clone(),
         deadline: Some(spec.timeouts.startup + spec.timeouts.run + DEADLINE_MARGIN),
     }
+}
+
+/// Environment of an agent: one variable, and whom to trust. The authorities are in the pod itself and
+/// not beside its password, which is removed while the agent may have to connect again.
+fn agent_env(app: &App, name: &str, value: &str) -> BTreeMap<String, String> {
+    let authorities = app.authorities.iter().map(|pem| ("HODEI_CA_PEM".to_owned(), pem.clone()));
+    authorities.chain([(name.to_owned(), value.to_owned())]).collect()
 }
 
 /// Creates, again and again while the provider's API does not answer.
@@ -121,13 +196,9 @@ impl From<ProviderError> for CreateFailed {
 async fn created_as(
     app: &Arc<App>,
     provider: &Arc<dyn WorkerProvider>,
-    claim: &Claim,
     handle: &WorkerHandle,
 ) -> Result<(), StoreError> {
     let state = persist(|| app.store.store_handle(handle)).await?;
-    if claim.refused_for.is_some() {
-        persist(|| app.store.room_found(claim.key)).await?;
-    }
     tracing::info!(worker_id = %handle.worker, resource = handle.resource, "created");
     // Cancelled and cleared up while it was being made: the reaper had nothing to remove then.
     if state.is_none_or(|state| state == WorkerState::Terminated) {
@@ -166,6 +237,6 @@ async fn persist<T, F: Future<Output = Result<T, StoreError>>>(
     }
 }
 
-fn seconds_since(time: Timestamp) -> f64 {
+pub(super) fn seconds_since(time: Timestamp) -> f64 {
     (Timestamp::now() - time).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0)
 }

@@ -7,13 +7,17 @@ mod dispatch;
 mod launch;
 pub(crate) mod observe;
 pub(crate) mod otp;
+mod pool;
 mod reaper;
 pub(crate) mod roster;
 mod waiting;
 
 use std::sync::Arc;
 
-use crate::app::App;
+use crate::{
+    app::App,
+    logs::{archive, retention},
+};
 
 /// Starts every loop; each ends when the server stops.
 pub(crate) fn start(app: &Arc<App>) {
@@ -28,5 +32,8 @@ pub(crate) fn start(app: &Arc<App>) {
     spawn("dispatch", Box::pin(dispatch::run(app.clone())));
     spawn("clock", Box::pin(clock::run(app.clone())));
     spawn("reaper", Box::pin(reaper::run(app.clone())));
+    spawn("archive", Box::pin(archive::run(app.logs.clone())));
+    spawn("retention", Box::pin(retention::run(app.logs.clone(), app.periods)));
+    spawn("pool", Box::pin(pool::run(app.clone())));
     spawn("waiting", Box::pin(waiting::run(app.clone())));
 }

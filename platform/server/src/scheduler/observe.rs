@@ -29,6 +29,8 @@ use crate::{
 const SETTLED: Duration = Duration::from_secs(40);
 /// What no database row explains is left alone for this long.
 const STRAY_AGE: Duration = Duration::from_secs(120);
+/// How often a worker may get another job while it is being ended.
+const LOSE_TRIES: usize = 8;
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
 /// What follows from seeing a worker.
@@ -62,6 +64,11 @@ fn react(state: WorkerState, phase: &WorkerPhase) -> Reaction {
         (_, WorkerPhase::Succeeded) => {
             lost(FailureCause::AgentExited, "the agent ended before its attempt had a result")
         }
+        // Its agent is here, whatever the cluster has missed of its start.
+        (
+            WorkerState::Ready | WorkerState::Busy | WorkerState::Draining,
+            WorkerPhase::Failed(failure),
+        ) if failure.cause == FailureCause::StartupTimeout => Reaction::Nothing,
         (_, WorkerPhase::Failed(failure)) => Reaction::Lost(failure.clone()),
         (_, WorkerPhase::Gone) => lost(
             FailureCause::DeletedExternally,
@@ -128,16 +135,26 @@ async fn seen(
     match react(row.state, &observed.phase) {
         Reaction::Nothing => Ok(()),
         Reaction::Alive { running } => {
-            app.store.worker_scheduled(id, running, app.timing.otp_ttl).await?;
+            let node = observed.node.as_deref();
+            app.store.worker_scheduled(id, node, running, app.timing.otp_ttl).await?;
             if running && row.state == WorkerState::Creating {
                 app.store.advance_worker(id, WorkerState::Connecting).await?;
             }
             Ok(())
         }
         Reaction::Lost(failure) => lose(app, &row, failure).await,
-        Reaction::Stray if whole_list => stray(app, provider, observed, "terminated").await,
+        // Listed before it was destroyed, and read after: it is gone by now.
+        Reaction::Stray if whole_list && is_there(&**provider, observed).await => {
+            stray(app, provider, observed, "terminated").await
+        }
         Reaction::Stray => Ok(()),
     }
+}
+
+/// Whether the provider sees the worker even now. One that can't say is asked again by the next look.
+async fn is_there(provider: &dyn WorkerProvider, observed: &ObservedWorker) -> bool {
+    let status = provider.worker_status(&observed.handle).await;
+    status.is_ok_and(|status| status.observed.phase != WorkerPhase::Gone)
 }
 
 fn is_old(observed: &ObservedWorker) -> bool {
@@ -147,11 +164,27 @@ fn is_old(observed: &ObservedWorker) -> bool {
 }
 
 async fn lose(app: &App, row: &WorkerRow, failure: Failure) -> Result<(), StoreError> {
-    tracing::warn!(worker_id = %row.id, job_id = %row.attempt.job, epoch = row.attempt.epoch.0,
-        cause = failure.cause.as_str(), message = failure.message, "a worker failed");
-    app.store.end_attempt(row.attempt, row.id, &AttemptEnd::Lost(failure)).await?;
-    // Where the attempt had ended before, the worker still has to go.
-    app.store.doom_worker(row.id, "it failed").await
+    let attempt = row.attempt;
+    tracing::warn!(worker_id = %row.id, job_id = attempt.map(|key| tracing::field::display(key.job)),
+        epoch = attempt.map(|key| key.epoch.0), cause = failure.cause.as_str(), message = failure.message,
+        "a worker failed");
+    if row.idle_since.is_some() || attempt.is_none() {
+        app.store.pool_failed(&row.provider).await?;
+    }
+    let lost = AttemptEnd::Lost(failure);
+    let mut latest = attempt;
+    for _ in 0..LOSE_TRIES {
+        if let Some(key) = latest {
+            app.store.end_attempt(key, row.id, &lost).await?;
+        }
+        // Where the attempt had ended before, the worker still has to go.
+        if app.store.doom_if_latest(row.id, latest, "it failed").await? {
+            break;
+        }
+        // An idle one was given a job meanwhile, which is lost with it.
+        latest = app.store.worker(row.id).await?.and_then(|row| row.attempt);
+    }
+    Ok(())
 }
 
 async fn stray(
@@ -226,6 +259,10 @@ mod tests {
         check(S::Busy, P::Succeeded, "lost:agent_exited");
         check(S::Busy, failed.clone(), "lost:evicted");
         check(S::Ready, P::Gone, "lost:deleted_externally");
+        let late =
+            P::Failed(Failure { cause: FailureCause::StartupTimeout, message: "slow".into() });
+        check(S::Connecting, late.clone(), "lost:startup_timeout");
+        check(S::Busy, late, "Nothing");
         check(S::Busy, P::Terminating, "Nothing");
         check(S::Terminating, failed, "Nothing");
         check(S::Terminating, P::Gone, "Nothing");

@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use hodei_core::provider::{WorkerHandle, WorkerProvider};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
 
 use crate::{
     app::App,
@@ -18,8 +21,11 @@ use crate::{
 
 /// Destructions at once.
 const AT_ONCE: usize = 32;
-/// Longest time one of them may take; shorter than the claim on it.
+/// Longest time one of them may take.
 const DESTROY_TIMEOUT: Duration = Duration::from_secs(170);
+/// How often the claim on a worker is renewed while it is destroyed: one that a dead server left is
+/// soon another's.
+const CLAIM_RENEWAL: Duration = Duration::from_secs(10);
 /// How often is looked for more, beside being woken: a pause that is over wakes nobody.
 const POLL: Duration = Duration::from_secs(1);
 /// How often a stray is tried at once; the reconciler comes back to it.
@@ -51,7 +57,7 @@ pub(super) async fn run(app: Arc<App>) {
 
 async fn destroy(app: &App, worker: &WorkerRow) {
     let id = worker.id;
-    let problem = match try_destroy(app, worker).await {
+    let problem = match while_claimed(app, worker, try_destroy(app, worker)).await {
         Ok(Destroyed::Kept) => return,
         Ok(Destroyed::Gone) => match terminated(app, worker).await {
             Ok(()) => {
@@ -65,6 +71,23 @@ async fn destroy(app: &App, worker: &WorkerRow) {
     metrics::counter!("hodei_destroy_failures_total").increment(1);
     let tries = app.store.destroy_failed(id).await.unwrap_or(0);
     tracing::warn!(worker_id = %id, tries, problem, "a worker could not be destroyed; trying again");
+}
+
+/// Does `work` with the claim on its worker kept up.
+async fn while_claimed<T>(app: &App, worker: &WorkerRow, work: impl Future<Output = T>) -> T {
+    let mut renewal = interval_at(Instant::now() + CLAIM_RENEWAL, CLAIM_RENEWAL);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = renewal.tick() => {
+                if let Err(error) = app.store.renew_destruction(worker.id).await {
+                    tracing::warn!(%error, worker_id = %worker.id, "its claim could not be renewed");
+                }
+            }
+        }
+    }
 }
 
 enum Destroyed {

@@ -75,18 +75,13 @@ mod tests {
     use super::*;
 
     fn check(phase: WorkerPhase, node: Option<&str>, said: Option<&str>, expect: Option<&str>) {
+        let handle =
+            WorkerHandle { worker: WorkerId::new(), resource: String::new(), uid: String::new() };
         let worker = ObservedWorker {
-            handle: WorkerHandle {
-                worker: WorkerId::new(),
-                resource: String::new(),
-                uid: String::new(),
-            },
             phase,
-            restarts: 0,
             node: node.map(str::to_owned),
-            attempt: None,
-            created_at: None,
             waiting_for: said.map(str::to_owned),
+            ..ObservedWorker::gone(handle)
         };
         assert_eq!(waits_for(&worker).as_deref(), expect);
     }

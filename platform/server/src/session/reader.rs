@@ -8,9 +8,11 @@ use hodei_proto::{
     InvalidMessage, frame_from_wire,
     v1::{AgentMessage, AttemptRef, AttemptResult, LogBatch, agent_message::Message},
 };
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
+use super::heard::Heard;
 use crate::logs::live::{LiveLog, NotTaken};
 
 /// What the recorder has to write down.
@@ -22,26 +24,34 @@ pub(crate) enum Op {
         outcome: Outcome,
         last_sequence: u64,
     },
-    /// Output of an attempt that is not this session's.
+    /// Output of an attempt that is not this session's, or not any more.
     ForeignLogs(AttemptKey),
     Draining,
+}
+
+/// The attempt that a session is about at present.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    pub(crate) key: AttemptKey,
+    /// Its log; `None` where the attempt was not the agent's any more when the session was opened.
+    pub(crate) live: Option<Arc<LiveLog>>,
 }
 
 /// One session's incoming half.
 pub(crate) struct Reader {
     pub(crate) inbound: Streaming<AgentMessage>,
-    pub(crate) own: AttemptKey,
-    pub(crate) live: Option<Arc<LiveLog>>,
+    /// Whose output is taken; the recorder says when that changes.
+    pub(crate) current: watch::Receiver<Option<Current>>,
     pub(crate) ops: mpsc::Sender<Op>,
-    /// Counts messages: the recorder renews the lease while it grows.
-    pub(crate) heard: watch::Sender<u64>,
+    pub(crate) heard: watch::Sender<Heard>,
 }
 
 impl Reader {
     /// Reads until the agent closes its half (`Ok`), or something is wrong with what it sends.
     pub(crate) async fn run(mut self) -> Result<(), Status> {
         while let Some(message) = self.inbound.message().await? {
-            self.heard.send_modify(|count| *count += 1);
+            let sent = sent(&message);
+            self.heard.send_modify(|heard| heard.message(sent, Timestamp::now()));
             let op = match message.message {
                 Some(Message::Logs(batch)) => self.take_logs(batch).await?,
                 Some(Message::Started(started)) => {
@@ -66,7 +76,8 @@ impl Reader {
 
     async fn take_logs(&self, batch: LogBatch) -> Result<Option<Op>, Status> {
         let key = key_of(batch.attempt.as_ref())?;
-        let Some(live) = self.live.as_ref().filter(|_| key == self.own) else {
+        let current = self.current.borrow().clone().filter(|current| current.key == key);
+        let Some(live) = current.and_then(|current| current.live) else {
             return Ok(Some(Op::ForeignLogs(key)));
         };
         let frames: Result<Vec<Frame>, _> = batch.frames.into_iter().map(frame_from_wire).collect();
@@ -77,6 +88,15 @@ impl Reader {
             // The agent connects again and hears where to go on, or that it is revoked.
             Err(NotTaken::Closed) => Err(Status::aborted("the log goes on elsewhere")),
         }
+    }
+}
+
+/// The agent's own time of a message that has one.
+fn sent(message: &AgentMessage) -> Option<prost_types::Timestamp> {
+    match message.message.as_ref()? {
+        Message::Heartbeat(heartbeat) => heartbeat.time,
+        Message::Started(started) => started.time,
+        _ => None,
     }
 }
 

@@ -4,15 +4,17 @@ use hodei_core::{
     attempt::{AttemptEnd, AttemptState, Outcome},
     id::{AttemptKey, WorkerId},
     job::{JobEvent, JobState},
+    session::ruling,
 };
 use sqlx::{PgTransaction, types::Json};
 
 use super::{
     Store, StoreError,
+    drain::give_back,
     jobs::count_finished,
     rows::{AttemptRow, JobRow, epoch_column, read_attempt},
     transition::{lock_job, set_outcome, transition},
-    workers::doom,
+    workers::{doom, release},
 };
 use crate::policy::{Charge, Verdict, after_attempt};
 
@@ -29,6 +31,9 @@ pub(crate) async fn lock_attempt(
             .await?;
     row.as_ref().map(read_attempt).transpose()
 }
+
+/// Why a worker goes that has done its work, or will not.
+const OVER: &str = "its attempt has ended";
 
 /// What became of a result or a loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +56,7 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let Some(mut job) = lock_job(&mut tx, key.job).await? else { return Ok(false) };
         let Some(attempt) = lock_attempt(&mut tx, key).await? else { return Ok(false) };
-        if attempt.worker != worker || !attempt.state.can_become(AttemptState::Running) {
+        if !attempt.standing().starts(worker) {
             return Ok(false);
         }
         start(&mut tx, &mut job, key).await?;
@@ -73,24 +78,33 @@ impl Store {
         let Some(attempt) = lock_attempt(&mut tx, key).await? else {
             return Ok(Ending::Refused("no such attempt"));
         };
-        if attempt.worker != worker {
-            return Ok(Ending::Refused("the attempt is another worker's"));
-        }
         let next = match end {
             AttemptEnd::Finished(_) => AttemptState::Finished,
             AttemptEnd::Lost(_) => AttemptState::Lost,
         };
-        if !attempt.state.can_become(next) {
-            return Ok(match (attempt.state, next) {
-                (AttemptState::Finished, AttemptState::Finished) => Ending::Repeated,
-                _ => Ending::Refused("the attempt has ended already"),
-            });
+        match attempt.standing().ends(worker, next) {
+            ruling::Ending::Take => {}
+            ruling::Ending::Repeated => return Ok(Ending::Repeated),
+            ruling::Ending::Refused(reason) => return Ok(Ending::Refused(reason)),
         }
-        write_end(&mut tx, key, next, end).await?;
-        if !job.state.is_final() {
-            conclude(&mut tx, &mut job, &attempt, end).await?;
+        match end {
+            // The agent of an idle worker was gone before it could be told: that is no try of the job.
+            AttemptEnd::Lost(failure)
+                if attempt.warm && attempt.state == AttemptState::Provisioning =>
+            {
+                give_back(&mut tx, &mut job, &failure.to_string()).await?;
+            }
+            _ => {
+                write_end(&mut tx, key, next, end).await?;
+                if !job.state.is_final() {
+                    conclude(&mut tx, &mut job, &attempt, end).await?;
+                }
+            }
         }
-        doom(&mut tx, worker, "its attempt has ended").await?;
+        match end {
+            AttemptEnd::Finished(_) => release(&mut tx, worker, true, OVER).await?,
+            AttemptEnd::Lost(_) => doom(&mut tx, worker, OVER).await?,
+        }
         tx.commit().await?;
         if let Some(started) = attempt.started_at {
             let ran = (jiff::Timestamp::now() - started).total(jiff::Unit::Second).unwrap_or(0.0);
@@ -99,6 +113,7 @@ impl Store {
         if job.state.is_final() {
             count_finished(&job);
         }
+        self.trace_attempt(key).await;
         Ok(Ending::Taken(job.state))
     }
 }

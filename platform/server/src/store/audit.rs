@@ -45,6 +45,11 @@ pub(crate) async fn record(
     .bind(reason)
     .execute(executor)
     .await?;
-    metrics::counter!("hodei_refused_total", "kind" => kind.as_str()).increment(1);
+    count(kind);
     Ok(())
+}
+
+/// Counts what was refused.
+pub(crate) fn count(kind: AuditKind) {
+    metrics::counter!("hodei_refused_total", "kind" => kind.as_str()).increment(1);
 }

@@ -121,11 +121,13 @@ impl Store {
         Ok(done.rows_affected())
     }
 
-    /// Registered workers without an open attempt whose lease ran out: nothing is left to end but them.
+    /// Workers whose attempt is over and that are of no pool, or were told to go: nothing is left to end
+    /// but them.
     pub(crate) async fn stale_workers(&self) -> Result<Vec<WorkerId>, StoreError> {
         let rows = sqlx::query(
-            "SELECT w.id FROM workers w JOIN attempts a ON a.worker_id = w.id
+            "SELECT w.id FROM workers w JOIN attempts a ON a.job_id = w.job_id AND a.epoch = w.epoch
              WHERE w.state NOT IN ('terminating', 'terminated') AND a.state IN ('finished', 'lost')
+               AND (NOT w.pooled OR w.state = 'draining')
              LIMIT 100",
         )
         .fetch_all(&self.pool)

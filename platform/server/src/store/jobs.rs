@@ -17,7 +17,7 @@ use super::{
     notify::{Topic, notify},
     rows::{AttemptRow, JobRow, epoch_column, read_attempt, read_job},
     transition::{lock_job, record_submission, transition},
-    workers::doom,
+    workers::release,
 };
 use crate::policy::Stop;
 
@@ -35,21 +35,36 @@ pub(crate) enum Submitted {
     OtherSpec(JobId),
 }
 
+/// What ties a job to whoever submitted it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) correlation_id: &'a str,
+    /// Place of the submission in its trace.
+    pub(crate) traceparent: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Origin<'a> {
+    fn from(correlation_id: &'a str) -> Self {
+        Self { correlation_id, traceparent: None }
+    }
+}
+
 impl Store {
     /// Stores a job as queued. A repeated key gives the job it made the first time.
     pub(crate) async fn submit(
         &self,
         spec: &JobSpec,
         key: Option<&str>,
-        correlation_id: &str,
+        origin: impl Into<Origin<'_>>,
     ) -> Result<Submitted, StoreError> {
+        let Origin { correlation_id, traceparent } = origin.into();
         let id = JobId::new();
         let name = spec.name.clone().unwrap_or_else(|| format!("job-{id}"));
         let mut tx = self.pool.begin().await?;
         let row = sqlx::query(
             "INSERT INTO jobs (id, name, state, spec, idempotency_key, correlation_id, queue_deadline,
-                priority)
-             VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8)
+                priority, traceparent)
+             VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8, $9)
              ON CONFLICT (idempotency_key) DO NOTHING RETURNING *",
         )
         .bind(id.as_uuid())
@@ -60,6 +75,7 @@ impl Store {
         .bind(correlation_id)
         .bind(spec.timeouts.queue.as_secs_f64())
         .bind(spec.priority)
+        .bind(traceparent)
         .fetch_optional(&mut *tx)
         .await?;
         if let Some(row) = row {
@@ -152,7 +168,7 @@ impl Store {
                 .await?;
                 let end = JobEvent::Finished(FinalState::Cancelled);
                 transition(&mut tx, &mut job, end, reason).await?;
-                doom(&mut tx, attempt.worker, "its job was cancelled").await?;
+                release(&mut tx, attempt.worker, false, "its job was cancelled").await?;
             } else {
                 stop_attempt(&mut tx, id, job.epoch, Stop::Cancelled, grace).await?;
             }

@@ -3,8 +3,10 @@
 //! Each public operation is one transaction. A job's state changes only in [`transition`], through
 //! `hodei_core`'s machine, together with its row in `job_events` and a notification to every replica; so
 //! does the reason it waits for.
-//! Lock order: jobs, then attempts, then workers.
+//! Lock order: jobs, then providers, then attempts, then workers. A worker that is idle may be locked before
+//! its next attempt is written: nobody else can have that one.
 
+pub(crate) mod archive;
 pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod claim;
@@ -13,10 +15,13 @@ pub(crate) mod drain;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod notify;
+pub(crate) mod pool;
 pub(crate) mod providers;
+pub(crate) mod retention;
 pub(crate) mod retry;
 pub(crate) mod rows;
 pub(crate) mod sessions;
+mod trace;
 pub(crate) mod transition;
 pub(crate) mod waiting;
 pub(crate) mod workers;
@@ -29,6 +34,8 @@ use sqlx::{
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+
+use crate::trace::Traces;
 
 /// The schema, brought up to date under sqlx's advisory lock.
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -57,6 +64,8 @@ pub(crate) enum StoreError {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     pub(crate) pool: PgPool,
+    /// What makes spans of the attempts that end here.
+    pub(crate) traces: Traces,
 }
 
 impl Store {
@@ -69,7 +78,7 @@ impl Store {
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options)
             .await?;
-        Ok(Self { pool })
+        Ok(Self { pool, traces: Traces::default() })
     }
 
     /// Brings the schema up to date. Several replicas may do so at once.

@@ -168,3 +168,26 @@ mod tests {
         assert!(!other.has_changed().unwrap());
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whoever may use the database may notify.
+        #[test]
+        fn any_notification_is_a_topic_or_passed_over(
+            text in prop_oneof![any::<String>(), "(job|log|worker|queue|doomed|x) ?[0-9a-f-]{0,36}"],
+            bits in any::<u128>(), kind in 0_usize..3,
+        ) {
+            if let Some(topic) = Topic::decode(&text) {
+                prop_assert_eq!(Topic::decode(&topic.encode()), Some(topic));
+            }
+            let id = uuid::Uuid::from_u128(bits);
+            let topic = [Topic::Job(id.into()), Topic::Log(id.into()), Topic::Worker(id.into())][kind];
+            prop_assert_eq!(Topic::decode(&topic.encode()), Some(topic));
+        }
+    }
+}

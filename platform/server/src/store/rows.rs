@@ -7,6 +7,7 @@ use hodei_core::{
     id::{AttemptKey, Epoch, JobId, ProviderId, WorkerId},
     job::JobState,
     provider::WorkerHandle,
+    session::ruling::Standing,
     spec::JobSpec,
     worker::WorkerState,
 };
@@ -69,6 +70,8 @@ pub(crate) struct AttemptRow {
     pub(crate) worker: WorkerId,
     pub(crate) provider: String,
     pub(crate) state: AttemptState,
+    /// Its worker was there before it, idle.
+    pub(crate) warm: bool,
     pub(crate) stop: Option<Stop>,
     pub(crate) reason: String,
     pub(crate) outcome: Option<Outcome>,
@@ -78,21 +81,40 @@ pub(crate) struct AttemptRow {
     pub(crate) finished_at: Option<Timestamp>,
 }
 
+impl AttemptRow {
+    /// What the rules of the session protocol look at.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { worker: self.worker, state: self.state, stored: self.log_sequence }
+    }
+}
+
 /// One worker, without its secrets' hashes.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerRow {
     pub(crate) id: WorkerId,
     pub(crate) provider: String,
-    pub(crate) attempt: AttemptKey,
+    /// Its latest attempt, which may be over.
+    pub(crate) attempt: Option<AttemptKey>,
     pub(crate) state: WorkerState,
+    /// It takes one job after another.
+    pub(crate) pooled: bool,
+    /// Since when it may be given a job; `None` while it may not.
+    pub(crate) idle_since: Option<Timestamp>,
+    pub(crate) jobs_done: u32,
     pub(crate) resource: Option<String>,
     pub(crate) resource_uid: Option<String>,
     pub(crate) pod_uid: Option<String>,
+    /// Where it was first seen to be.
+    pub(crate) node: Option<String>,
+    /// How far its clock is ahead of the server's.
+    pub(crate) clock_offset_ms: Option<i64>,
     pub(crate) reason: String,
     pub(crate) created_at: Timestamp,
     /// When its container was first seen to run.
     pub(crate) running_at: Option<Timestamp>,
     pub(crate) registered_at: Option<Timestamp>,
+    /// When it was decided that it goes.
+    pub(crate) terminating_at: Option<Timestamp>,
     pub(crate) terminated_at: Option<Timestamp>,
 }
 
@@ -125,12 +147,13 @@ pub(crate) fn read_state<S: FromStr>(
     text.parse().map_err(|_| unreadable(what, &text))
 }
 
-fn read_attempt_state(row: &PgRow) -> Result<AttemptState, StoreError> {
+pub(crate) fn read_attempt_state(row: &PgRow) -> Result<AttemptState, StoreError> {
     let text: String = row.try_get("state")?;
     let found = AttemptState::ALL.into_iter().find(|state| state.as_str() == text);
     found.ok_or_else(|| unreadable("attempt state", &text))
 }
 
+/// Why it was told to stop; `None` also for a row without an attempt.
 pub(crate) fn read_stop(row: &PgRow) -> Result<Option<Stop>, StoreError> {
     let text: Option<String> = row.try_get("stop")?;
     text.map(|text| Stop::parse(&text).ok_or_else(|| unreadable("stop", &text))).transpose()
@@ -156,6 +179,12 @@ pub(crate) fn epoch_column(epoch: Epoch) -> i32 {
 pub(crate) fn read_key(row: &PgRow) -> Result<AttemptKey, StoreError> {
     let job = JobId::from(row.try_get::<Uuid, _>("job_id")?);
     Ok(AttemptKey { job, epoch: Epoch(count(row, "epoch")?) })
+}
+
+/// The latest attempt of a worker, if it ever had one.
+pub(crate) fn read_optional_key(row: &PgRow) -> Result<Option<AttemptKey>, StoreError> {
+    let job: Option<Uuid> = row.try_get("job_id")?;
+    job.map(|_| read_key(row)).transpose()
 }
 
 pub(crate) fn read_job(row: &PgRow) -> Result<JobRow, StoreError> {
@@ -188,6 +217,7 @@ pub(crate) fn read_attempt(row: &PgRow) -> Result<AttemptRow, StoreError> {
         worker: row.try_get::<Uuid, _>("worker_id")?.into(),
         provider: row.try_get("provider")?,
         state: read_attempt_state(row)?,
+        warm: row.try_get("warm")?,
         stop: read_stop(row)?,
         reason: row.try_get("reason")?,
         outcome: row.try_get::<Option<Json<Outcome>>, _>("outcome")?.map(|outcome| outcome.0),
@@ -202,15 +232,21 @@ pub(crate) fn read_worker(row: &PgRow) -> Result<WorkerRow, StoreError> {
     Ok(WorkerRow {
         id: row.try_get::<Uuid, _>("id")?.into(),
         provider: row.try_get("provider")?,
-        attempt: read_key(row)?,
+        attempt: read_optional_key(row)?,
         state: read_state(row, "state", "worker state")?,
+        pooled: row.try_get("pooled")?,
+        idle_since: optional_time(row, "idle_since")?,
+        jobs_done: count(row, "jobs_done")?,
         resource: row.try_get("resource")?,
         resource_uid: row.try_get("resource_uid")?,
         pod_uid: row.try_get("pod_uid")?,
+        node: row.try_get("node")?,
+        clock_offset_ms: row.try_get("clock_offset_ms")?,
         reason: row.try_get("reason")?,
         created_at: time(row, "created_at")?,
         running_at: optional_time(row, "running_at")?,
         registered_at: optional_time(row, "registered_at")?,
+        terminating_at: optional_time(row, "terminating_at")?,
         terminated_at: optional_time(row, "terminated_at")?,
     })
 }

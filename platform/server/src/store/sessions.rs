@@ -7,31 +7,59 @@ use hodei_core::{
     id::{AttemptKey, WorkerId},
     job::JobState,
     secret::{Secret, SecretHash},
+    session::admission::{Candidate, Opening, Refusal, admit, open},
     spec::JobSpec,
     worker::WorkerState,
 };
+use jiff::SignedDuration;
 use sqlx::{PgTransaction, Row, postgres::PgRow};
+use uuid::Uuid;
 
 use super::{
     Store, StoreError,
     attempts::{lock_attempt, start},
     notify::{Topic, notify},
-    rows::{WorkerRow, epoch_column, read_state, read_stop, read_worker},
+    rows::{
+        AttemptRow, WorkerRow, epoch_column, read_attempt_state, read_optional_key, read_state,
+        read_stop, read_worker,
+    },
     transition::lock_job,
     workers::states_before,
 };
-use crate::{
-    policy::Stop,
-    session::admission::{Candidate, Opening, Refusal, admit, open},
-};
+use crate::policy::Stop;
+
+/// How often a worker may get another attempt while its session is being opened.
+const TRIES: usize = 8;
+
+/// What an agent is given to do.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) key: AttemptKey,
+    pub(crate) spec: JobSpec,
+    pub(crate) correlation_id: String,
+}
+
+/// What became of an attempt that an idle worker's agent was to be given.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Given(Box<Work>),
+    /// It has ended, or begun, meanwhile.
+    Over,
+    /// Another stream speaks for the agent.
+    Stale,
+}
 
 /// What an opened session goes on with.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) acked_sequence: u64,
     pub(crate) opening: Opening,
-    pub(crate) spec: JobSpec,
-    pub(crate) correlation_id: String,
+    /// What the agent holds is not its own any more.
+    pub(crate) revoked: bool,
+    /// The worker's latest attempt; `None` before its first.
+    pub(crate) own: Option<Work>,
+    /// Which of the worker's streams this is.
+    pub(crate) session: Uuid,
     /// Seconds from the registration on, when this is the session that gets the assignment.
     pub(crate) registered_for: Option<f64>,
 }
@@ -40,7 +68,8 @@ pub(crate) struct Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionView {
     pub(crate) worker: WorkerState,
-    pub(crate) attempt_open: bool,
+    /// Its latest attempt; `None` before its first.
+    pub(crate) attempt: Option<(AttemptKey, AttemptState)>,
     pub(crate) stop: Option<Stop>,
 }
 
@@ -83,7 +112,8 @@ impl Store {
         }
         let row = sqlx::query(
             "UPDATE workers SET otp_used_at = now(), registered_at = now(), session_hash = $2, pod_uid = $3,
-                lease_until = now() + make_interval(secs => $4), state = $5
+                lease_until = now() + make_interval(secs => $4), state = $5,
+                idle_since = CASE WHEN pooled AND job_id IS NULL THEN now() END
              WHERE id = $1 RETURNING *",
         )
         .bind(id.as_uuid())
@@ -95,6 +125,9 @@ impl Store {
         .await?;
         let worker = read_worker(&row)?;
         notify(&mut *tx, Topic::Worker(id)).await?;
+        if worker.idle_since.is_some() {
+            notify(&mut *tx, Topic::Queue).await?;
+        }
         tx.commit().await?;
         Ok(Ok(worker))
     }
@@ -125,55 +158,73 @@ impl Store {
         Ok(if foreign { Err(Refusal::ForeignPod) } else { Ok(worker) })
     }
 
-    /// Opens a session on a worker's attempt: assigns it, or finds where to go on.
+    /// Opens a session on a worker's latest attempt: assigns it, or finds where to go on. `None` when the
+    /// worker or its attempt is not there any more.
     pub(crate) async fn open_session(
         &self,
         worker: &WorkerRow,
         held: Option<AttemptKey>,
         lease: Duration,
     ) -> Result<Option<Opened>, StoreError> {
-        let key = worker.attempt;
-        let mut tx = self.pool.begin().await?;
-        let Some(mut job) = lock_job(&mut tx, key.job).await? else { return Ok(None) };
-        let Some(attempt) = lock_attempt(&mut tx, key).await? else { return Ok(None) };
-        let opening = open(attempt.state, key, held);
-        match opening {
-            Opening::Assign => assign(&mut tx, worker.id, key).await?,
-            // The agent has it, whether or not its word of that got through.
-            Opening::Resume if attempt.state.can_become(AttemptState::Running) => {
-                if matches!(job.state, JobState::Starting | JobState::Cancelling) {
-                    start(&mut tx, &mut job, key).await?;
+        let mut latest = worker.attempt;
+        for _ in 0..TRIES {
+            let mut tx = self.pool.begin().await?;
+            match open_on(&mut tx, worker, latest, held, lease).await? {
+                Found::Opened(opened) => {
+                    tx.commit().await?;
+                    return Ok(Some(*opened));
                 }
+                Found::Other(other) => latest = other,
+                Found::Nothing => return Ok(None),
             }
-            _ => {}
         }
-        let row = sqlx::query(
-            "UPDATE workers SET lease_until = now() + make_interval(secs => $2) WHERE id = $1
-             RETURNING EXTRACT(EPOCH FROM now() - registered_at)::float8 AS registered_for",
-        )
-        .bind(worker.id.as_uuid())
-        .bind(lease.as_secs_f64())
-        .fetch_one(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        let first = opening == Opening::Assign && attempt.state == AttemptState::Provisioning;
-        let registered_for = row.try_get::<Option<f64>, _>("registered_for")?.filter(|_| first);
-        let acked_sequence = if held == Some(key) { attempt.log_sequence } else { 0 };
-        let (spec, correlation_id) = (job.spec, job.correlation_id);
-        Ok(Some(Opened { acked_sequence, opening, spec, correlation_id, registered_for }))
+        Ok(None)
     }
 
-    /// The worker was heard of.
+    /// Gives an idle worker's agent, on its stream `session`, the attempt that the worker was bound to.
+    pub(crate) async fn take_next(
+        &self,
+        worker: WorkerId,
+        session: Uuid,
+        key: AttemptKey,
+    ) -> Result<Next, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let Some(job) = lock_job(&mut tx, key.job).await? else { return Ok(Next::Over) };
+        let attempt = lock_attempt(&mut tx, key).await?;
+        let waits = |attempt: &AttemptRow| {
+            attempt.worker == worker && attempt.state == AttemptState::Provisioning
+        };
+        if !attempt.as_ref().is_some_and(waits) {
+            return Ok(Next::Over);
+        }
+        assign(&mut tx, worker, key).await?;
+        let own = sqlx::query("SELECT 1 FROM workers WHERE id = $1 AND session = $2 FOR SHARE")
+            .bind(worker.as_uuid())
+            .bind(session)
+            .fetch_optional(&mut *tx)
+            .await?;
+        if own.is_none() {
+            return Ok(Next::Stale);
+        }
+        tx.commit().await?;
+        Ok(Next::Given(Box::new(Work { key, spec: job.spec, correlation_id: job.correlation_id })))
+    }
+
+    /// The worker was heard of, and what its clock says, where that is known.
     pub(crate) async fn renew_lease(
         &self,
         worker: WorkerId,
         lease: Duration,
+        clock_offset: Option<SignedDuration>,
     ) -> Result<(), StoreError> {
+        let offset = clock_offset.map(|offset| i64::try_from(offset.as_millis()));
         sqlx::query(
-            "UPDATE workers SET lease_until = now() + make_interval(secs => $2) WHERE id = $1",
+            "UPDATE workers SET lease_until = now() + make_interval(secs => $2),
+                clock_offset_ms = COALESCE($3, clock_offset_ms) WHERE id = $1",
         )
         .bind(worker.as_uuid())
         .bind(lease.as_secs_f64())
+        .bind(offset.and_then(Result::ok))
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -185,21 +236,93 @@ impl Store {
         worker: WorkerId,
     ) -> Result<Option<SessionView>, StoreError> {
         let row = sqlx::query(
-            "SELECT w.state, a.stop, a.state NOT IN ('finished', 'lost') AS open FROM workers w
-             JOIN attempts a ON a.job_id = w.job_id AND a.epoch = w.epoch WHERE w.id = $1",
+            "SELECT w.state AS worker, w.job_id, w.epoch, a.stop, a.state FROM workers w
+             LEFT JOIN attempts a ON a.job_id = w.job_id AND a.epoch = w.epoch WHERE w.id = $1",
         )
         .bind(worker.as_uuid())
         .fetch_optional(&self.pool)
         .await?;
         row.map(|row| {
+            let key = read_optional_key(&row)?;
+            let attempt = key.map(|key| Ok::<_, StoreError>((key, read_attempt_state(&row)?)));
             Ok(SessionView {
-                worker: read_state(&row, "state", "worker state")?,
-                attempt_open: row.try_get("open")?,
+                worker: read_state(&row, "worker", "worker state")?,
+                attempt: attempt.transpose()?,
                 stop: read_stop(&row)?,
             })
         })
         .transpose()
     }
+}
+
+/// What was found where a session was to be opened.
+enum Found {
+    Opened(Box<Opened>),
+    /// The worker has another attempt by now.
+    Other(Option<AttemptKey>),
+    Nothing,
+}
+
+async fn open_on(
+    tx: &mut PgTransaction<'_>,
+    worker: &WorkerRow,
+    latest: Option<AttemptKey>,
+    held: Option<AttemptKey>,
+    lease: Duration,
+) -> Result<Found, StoreError> {
+    let mut locked = None;
+    if let Some(key) = latest {
+        let Some(job) = lock_job(tx, key.job).await? else { return Ok(Found::Nothing) };
+        let Some(attempt) = lock_attempt(tx, key).await? else { return Ok(Found::Nothing) };
+        locked = Some((job, attempt));
+    }
+    let own = locked.as_ref().map(|(_, attempt)| (attempt.key, attempt.state));
+    let (revoked, opening) = match open(own, held) {
+        // An agent that takes one job after another goes on with the next.
+        Opening::Revoke if worker.pooled => (true, open(own, None)),
+        opening => (opening == Opening::Revoke, opening),
+    };
+    if let Some((job, attempt)) = &mut locked {
+        match opening {
+            Opening::Assign => assign(tx, worker.id, attempt.key).await?,
+            // The agent has it, whether or not its word of that got through.
+            Opening::Resume if attempt.state.can_become(AttemptState::Running) => {
+                if matches!(job.state, JobState::Starting | JobState::Cancelling) {
+                    start(tx, job, attempt.key).await?;
+                }
+            }
+            _ => {}
+        }
+    }
+    let session = Uuid::new_v4();
+    let row = sqlx::query(
+        "UPDATE workers SET lease_until = now() + make_interval(secs => $2), session = $3 WHERE id = $1
+         RETURNING EXTRACT(EPOCH FROM now() - registered_at)::float8 AS registered_for, job_id, epoch",
+    )
+    .bind(worker.id.as_uuid())
+    .bind(lease.as_secs_f64())
+    .bind(session)
+    .fetch_one(&mut **tx)
+    .await?;
+    let other = read_optional_key(&row)?;
+    if other != latest {
+        return Ok(Found::Other(other));
+    }
+    // Of a worker that was made for a job: its first session gets the assignment.
+    let first = |attempt: &AttemptRow| {
+        opening == Opening::Assign && attempt.state == AttemptState::Provisioning && !attempt.warm
+    };
+    let first = locked.as_ref().is_some_and(|(_, attempt)| first(attempt));
+    let registered_for = row.try_get::<Option<f64>, _>("registered_for")?.filter(|_| first);
+    let resumed = locked.as_ref().filter(|(_, attempt)| held == Some(attempt.key));
+    let acked_sequence = resumed.map_or(0, |(_, attempt)| attempt.log_sequence);
+    let own = locked.map(|(job, attempt)| Work {
+        key: attempt.key,
+        spec: job.spec,
+        correlation_id: job.correlation_id,
+    });
+    let opened = Opened { acked_sequence, opening, revoked, own, session, registered_for };
+    Ok(Found::Opened(Box::new(opened)))
 }
 
 async fn assign(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hodei_core::{
-    id::{ProviderId, WorkerId},
+    id::{AttemptKey, ProviderId, WorkerId},
     provider::WorkerHandle,
     worker::WorkerState,
 };
@@ -13,11 +13,11 @@ use uuid::Uuid;
 use super::{
     Store, StoreError,
     notify::{Topic, notify},
-    rows::{WorkerRow, read_worker},
+    rows::{WorkerRow, epoch_column, read_worker},
 };
 
-/// A claimed destruction is taken up again by another replica after this long.
-const DESTROY_CLAIM: Duration = Duration::from_secs(180);
+/// A claimed destruction that is not renewed is taken up again after this long, by whichever replica.
+const DESTROY_CLAIM: Duration = Duration::from_secs(30);
 
 /// The states from which a worker may go to `next`, by the machine of hodei-core.
 pub(crate) fn states_before(next: WorkerState) -> Vec<&'static str> {
@@ -32,7 +32,7 @@ pub(crate) async fn doom(
     reason: &str,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE workers SET state = $2, destroy_after = now(), reason = $4
+        "UPDATE workers SET state = $2, destroy_after = now(), terminating_at = now(), reason = $4, idle_since = NULL
          WHERE id = $1 AND state = ANY($3)",
     )
     .bind(worker.as_uuid())
@@ -43,6 +43,52 @@ pub(crate) async fn doom(
     .await?;
     notify(&mut **tx, Topic::Worker(worker)).await?;
     notify(&mut **tx, Topic::Doomed).await
+}
+
+/// Locks a worker unless it has got another attempt than `attempt`, which is locked where it is open.
+pub(crate) async fn hold_latest(
+    tx: &mut PgTransaction<'_>,
+    worker: WorkerId,
+    attempt: Option<AttemptKey>,
+) -> Result<bool, StoreError> {
+    let row = sqlx::query(
+        "SELECT (job_id, epoch) IS NOT DISTINCT FROM ($2, $3) AS latest FROM workers WHERE id = $1
+         FOR NO KEY UPDATE",
+    )
+    .bind(worker.as_uuid())
+    .bind(attempt.map(|key| key.job.as_uuid()))
+    .bind(attempt.map(|key| epoch_column(key.epoch)))
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.map(|row| row.try_get("latest")).transpose()?.unwrap_or(false))
+}
+
+/// The attempt of a worker is over. One of a pool is idle then, unless it was to go after this one; any
+/// other is to be destroyed. `finished`: the attempt had a result.
+pub(crate) async fn release(
+    tx: &mut PgTransaction<'_>,
+    worker: WorkerId,
+    finished: bool,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let row = sqlx::query(
+        "UPDATE workers SET state = CASE WHEN pooled AND state = 'busy' THEN 'ready' ELSE 'terminating' END,
+            idle_since = CASE WHEN pooled AND state = 'busy' THEN now() END,
+            destroy_after = CASE WHEN pooled AND state = 'busy' THEN NULL ELSE now() END,
+            terminating_at = CASE WHEN pooled AND state = 'busy' THEN NULL ELSE now() END,
+            reason = CASE WHEN pooled AND state = 'busy' THEN '' ELSE $4 END,
+            jobs_done = jobs_done + $3
+         WHERE id = $1 AND state = ANY($2) RETURNING idle_since IS NOT NULL AS idle",
+    )
+    .bind(worker.as_uuid())
+    .bind(states_before(WorkerState::Terminating))
+    .bind(i32::from(finished))
+    .bind(reason)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let idle = row.map(|row| row.try_get::<bool, _>("idle")).transpose()?;
+    notify(&mut **tx, Topic::Worker(worker)).await?;
+    notify(&mut **tx, if idle == Some(true) { Topic::Queue } else { Topic::Doomed }).await
 }
 
 impl Store {
@@ -126,11 +172,12 @@ impl Store {
     pub(crate) async fn worker_scheduled(
         &self,
         worker: WorkerId,
+        node: Option<&str>,
         running: bool,
         otp_ttl: Duration,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE workers SET scheduled_at = COALESCE(scheduled_at, now()),
+            "UPDATE workers SET scheduled_at = COALESCE(scheduled_at, now()), node = COALESCE(node, $4),
                 otp_expires_at = CASE WHEN scheduled_at IS NULL
                     THEN LEAST(otp_expires_at, now() + make_interval(secs => $2))
                     ELSE otp_expires_at END,
@@ -140,6 +187,7 @@ impl Store {
         .bind(worker.as_uuid())
         .bind(otp_ttl.as_secs_f64())
         .bind(running)
+        .bind(node)
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -171,6 +219,22 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
+    /// Dooms a worker whose latest attempt is still this one; `false` where it has another by now.
+    pub(crate) async fn doom_if_latest(
+        &self,
+        worker: WorkerId,
+        attempt: Option<AttemptKey>,
+        reason: &str,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        if !hold_latest(&mut tx, worker, attempt).await? {
+            return Ok(false);
+        }
+        doom(&mut tx, worker, reason).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     /// Claims workers to destroy. Each is left alone by the other replicas for a while.
     pub(crate) async fn claim_doomed(&self, limit: u32) -> Result<Vec<WorkerRow>, StoreError> {
         sqlx::query(
@@ -190,8 +254,22 @@ impl Store {
         .collect()
     }
 
+    /// Whoever destroys the worker is still at it.
+    pub(crate) async fn renew_destruction(&self, worker: WorkerId) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE workers SET destroy_after = now() + make_interval(secs => $2)
+             WHERE id = $1 AND state = $3",
+        )
+        .bind(worker.as_uuid())
+        .bind(DESTROY_CLAIM.as_secs_f64())
+        .bind(WorkerState::Terminating.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Puts the destruction of a worker off until its attempt has been over for `period`; `false` where
-    /// that is so already, or the attempt had no result.
+    /// that is so already, the attempt had no result, or the worker was one of a pool.
     pub(crate) async fn keep_finished(
         &self,
         worker: WorkerId,
@@ -199,7 +277,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let kept = sqlx::query(
             "UPDATE workers w SET destroy_after = a.finished_at + make_interval(secs => $2)
-             FROM attempts a WHERE w.id = $1 AND a.worker_id = w.id AND a.state = 'finished'
+             FROM attempts a WHERE w.id = $1 AND NOT w.pooled AND a.worker_id = w.id AND a.state = 'finished'
                AND a.finished_at + make_interval(secs => $2) > now()",
         )
         .bind(worker.as_uuid())

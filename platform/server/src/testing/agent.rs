@@ -76,6 +76,14 @@ impl Agent {
         }
     }
 
+    /// Registers, takes the assignment and begins it.
+    pub(super) async fn begin(server: &Running, spec: &WorkerSpec) -> (Self, Link, AttemptRef) {
+        let mut agent = Self::register(server, spec).await;
+        let (link, attempt) = agent.take_work().await;
+        link.start(&attempt).await;
+        (agent, link, attempt)
+    }
+
     /// Opens a session and takes the assignment.
     pub(super) async fn take_work(&mut self) -> (Link, AttemptRef) {
         let (mut link, _) = self.try_open(None).await.unwrap();
@@ -87,8 +95,35 @@ impl Agent {
 }
 
 impl Link {
+    /// The next job, given on the stream that is open.
+    pub(super) async fn await_assignment(&mut self) -> AttemptRef {
+        let pick = |message| match message {
+            Message::Assignment(assignment) => assignment.attempt,
+            _ => None,
+        };
+        self.await_message(pick).await
+    }
+
+    /// Takes an attempt through to success, with so many lines.
+    pub(super) async fn run_through(&mut self, attempt: &AttemptRef, lines: u64) {
+        self.start(attempt).await;
+        self.print(attempt, 1..=lines).await;
+        self.end(attempt, How::ExitCode(0), lines).await;
+        assert!(self.await_result_ack().await);
+    }
+
     pub(super) async fn say(&self, message: Say) {
-        self.say.send(AgentMessage { message: Some(message) }).await.unwrap();
+        assert!(self.try_say(message).await, "the stream must be open");
+    }
+
+    /// Whether the stream was still open.
+    pub(super) async fn try_say(&self, message: Say) -> bool {
+        self.say.send(AgentMessage { message: Some(message) }).await.is_ok()
+    }
+
+    /// Says nothing more.
+    pub(super) fn hang_up(&mut self) {
+        self.say = mpsc::channel(1).0;
     }
 
     pub(super) async fn try_next(&mut self) -> Result<Option<Message>, Status> {
@@ -150,7 +185,7 @@ pub(super) fn line(sequence: u64) -> LogFrame {
         stream: OutputStream::Stdout.into(),
         time: Some(timestamp(Timestamp::UNIX_EPOCH)),
         data: format!("line {sequence}\n").into(),
-        dropped_bytes: 0,
+        ..Default::default()
     }
 }
 

@@ -20,7 +20,7 @@ async fn claim_all(store: Store, provider: ProviderId) -> Result<Vec<String>, St
         }
         for job in due {
             let hash = Secret::generate().hash();
-            if let Some(claim) = store.claim(job.id, &provider, &hash).await? {
+            if let Some(claim) = store.claim(job.id, &provider, &hash, None).await? {
                 claimed.push(claim.key.to_string());
             }
         }
@@ -32,7 +32,7 @@ async fn each_job_is_claimed_once_by_many_claimers() {
     let database = create_database().await;
     let store = database.store().await;
     let provider: ProviderId = "p".parse().unwrap();
-    store.add_provider(&provider, "fake", false, &json!({})).await.unwrap();
+    store.add_provider(&provider, "fake", false, &json!({}), None).await.unwrap();
     for _ in 0..JOBS {
         store.submit(&JobSpec::command(["true"]), None, "c").await.unwrap();
     }
@@ -54,7 +54,7 @@ async fn nothing_is_claimed_for_a_provider_that_is_not_registered() {
     store.submit(&JobSpec::command(["true"]), None, "c").await.unwrap();
     let job = store.due_jobs(1).await.unwrap().remove(0);
     let hash = Secret::generate().hash();
-    let claim = store.claim(job.id, &"p".parse().unwrap(), &hash).await.unwrap();
+    let claim = store.claim(job.id, &"p".parse().unwrap(), &hash, None).await.unwrap();
     assert!(claim.is_none());
     assert_eq!(store.due_jobs(1).await.unwrap().len(), 1);
 }

@@ -2,26 +2,14 @@
 
 use std::time::Duration;
 
-use hodei_core::{id::JobId, spec::JobSpec};
-use hodei_proto::v1::{
-    CancelJobRequest, GetJobRequest, Job, JobState, attempt_outcome::How, server_message::Message,
-};
+use hodei_core::spec::JobSpec;
+use hodei_proto::v1::{JobState, attempt_outcome::How, server_message::Message};
 use sqlx::Row;
 
 use super::{
     agent::{Agent, lines},
     running::Running,
 };
-
-async fn cancel(server: &Running, id: JobId) -> Job {
-    let request = CancelJobRequest { id: id.to_string(), reason: "enough".into() };
-    server.jobs().await.cancel(request).await.unwrap().into_inner().job.unwrap()
-}
-
-async fn get(server: &Running, id: JobId) -> Job {
-    let request = GetJobRequest { id: id.to_string() };
-    server.jobs().await.get(request).await.unwrap().into_inner().job.unwrap()
-}
 
 #[tracing_test::traced_test]
 #[tokio::test(flavor = "multi_thread")]
@@ -32,9 +20,7 @@ async fn a_job_runs_from_submission_to_clean_up() {
     let id = server.submit(&spec).await;
     let worker = server.next_worker().await;
     assert_eq!(worker.attempt.unwrap().job, id);
-    let mut agent = Agent::register(&server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     link.print(&attempt, 1..=3).await;
     // It is to be seen while the job runs, before anything is acknowledged.
     server.await_job(id, JobState::Running).await;
@@ -69,16 +55,14 @@ async fn a_finished_worker_is_kept_for_as_long_as_its_provider_says() {
     *server.world.kept.lock().unwrap() = Some(Duration::from_millis(1500));
     let id = server.submit(&JobSpec::command(["true"])).await;
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(&server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (_agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     link.end(&attempt, How::ExitCode(0), 0).await;
     assert!(link.await_result_ack().await);
     server.await_job(id, JobState::Succeeded).await;
     // One that had no result is not kept.
     let lost = server.submit(&JobSpec::command(["true"])).await;
     let other = server.next_worker().await;
-    cancel(&server, lost).await;
+    server.cancel(lost).await;
     server.await_cleared().await;
     assert_eq!(*server.world.destroyed.lock().unwrap(), [other.worker, worker.worker]);
     let row = sqlx::query(
@@ -95,9 +79,7 @@ async fn output_is_seen_before_the_job_ends() {
     let mut server = Running::start(&[]).await;
     let id = server.submit(&JobSpec::command(["true"])).await;
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(&server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (_agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     link.print(&attempt, 1..=2).await;
     super::await_some("the output", async || match server.read_output(id, false).await {
         output if output == lines(1..=2) => Ok(()),
@@ -118,11 +100,9 @@ async fn a_running_job_is_cancelled_by_its_agent() {
     let mut server = Running::start(&[]).await;
     let id = server.submit(&JobSpec::command(["sleep", "100"])).await;
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(&server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (_agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     server.await_job(id, JobState::Running).await;
-    assert_eq!(cancel(&server, id).await.state(), JobState::Cancelling);
+    assert_eq!(server.cancel(id).await.state(), JobState::Cancelling);
     let told = link.await_message(|message| match message {
         Message::Cancel(cancel) => Some(cancel),
         _ => None,
@@ -131,7 +111,7 @@ async fn a_running_job_is_cancelled_by_its_agent() {
     link.end(&attempt, How::Cancelled(true), 0).await;
     assert!(link.await_result_ack().await);
     let job = server.await_job(id, JobState::Cancelled).await;
-    assert_eq!(cancel(&server, id).await.version, job.version, "cancelling again changes nothing");
+    assert_eq!(server.cancel(id).await.version, job.version, "cancelling again changes nothing");
     server.await_cleared().await;
 }
 
@@ -140,7 +120,7 @@ async fn a_job_that_starts_is_cancelled_at_once() {
     let mut server = Running::start(&[]).await;
     let id = server.submit(&JobSpec::command(["true"])).await;
     server.next_worker().await;
-    assert_eq!(cancel(&server, id).await.state(), JobState::Cancelled);
+    assert_eq!(server.cancel(id).await.state(), JobState::Cancelled);
     server.await_cleared().await;
 }
 
@@ -151,9 +131,7 @@ async fn a_job_that_runs_too_long_is_stopped_and_timed_out() {
     spec.timeouts.run = std::time::Duration::from_millis(100);
     let id = server.submit(&spec).await;
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(&server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (_agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     link.await_message(|message| matches!(message, Message::Cancel(_)).then_some(())).await;
     link.end(&attempt, How::Cancelled(true), 0).await;
     server.await_job(id, JobState::TimedOut).await;
@@ -176,7 +154,7 @@ async fn a_job_without_room_waits_and_says_why() {
     *server.world.full.lock().unwrap() = Some("quota \"q\" has 0 of 3 pods left".to_owned());
     let id = server.submit(&JobSpec::command(["true"])).await;
     let waiting = super::await_some("a reason to wait", || async {
-        let job = get(&server, id).await;
+        let job = server.job(id).await;
         if job.reason.is_empty() { Err(format!("{job:?}")) } else { Ok(job) }
     });
     let job = waiting.await;
@@ -185,7 +163,7 @@ async fn a_job_without_room_waits_and_says_why() {
     *server.world.full.lock().unwrap() = None;
     server.next_worker().await;
     super::await_some("a start without a reason to wait", || async {
-        let job = get(&server, id).await;
+        let job = server.job(id).await;
         let started = job.state() == JobState::Starting && job.reason.is_empty();
         if started { Ok(()) } else { Err(format!("{job:?}")) }
     })

@@ -110,6 +110,9 @@ impl ProviderFactory for FakeFactory {
     }
 }
 
+/// The only node.
+pub(super) const NODE: &str = "node-1";
+
 struct FakeProvider {
     id: ProviderId,
     world: Arc<World>,
@@ -141,13 +144,11 @@ impl WorkerProvider for FakeProvider {
             uid: World::uid(spec.worker),
         };
         let observed = ObservedWorker {
-            handle: handle.clone(),
             phase: WorkerPhase::Pending,
-            restarts: 0,
-            node: None,
             attempt: spec.attempt,
+            node: Some(NODE.to_owned()),
             created_at: Some(jiff::Timestamp::now()),
-            waiting_for: None,
+            ..ObservedWorker::gone(handle.clone())
         };
         self.world.workers.lock().unwrap().insert(spec.worker, observed);
         self.world.turn(spec.worker, WorkerPhase::Running);
@@ -162,15 +163,7 @@ impl WorkerProvider for FakeProvider {
 
     async fn worker_status(&self, handle: &WorkerHandle) -> Result<WorkerStatus, ProviderError> {
         let known = self.world.workers.lock().unwrap().get(&handle.worker).cloned();
-        let observed = known.unwrap_or_else(|| ObservedWorker {
-            handle: handle.clone(),
-            phase: WorkerPhase::Gone,
-            restarts: 0,
-            node: None,
-            attempt: None,
-            created_at: None,
-            waiting_for: None,
-        });
+        let observed = known.unwrap_or_else(|| ObservedWorker::gone(handle.clone()));
         Ok(WorkerStatus { observed, staleness: Staleness(Duration::ZERO) })
     }
 

@@ -3,15 +3,14 @@
 use hodei_core::{
     failure::{Failure, FailureCause},
     id::JobId,
-    provider::WorkerPhase,
+    provider::{WorkerPhase, WorkerSpec},
     spec::JobSpec,
 };
-use hodei_proto::v1::{
-    AttemptRef, CancelJobRequest, JobState, attempt_outcome::How, server_message::Message,
-};
+use hodei_proto::v1::{AttemptRef, JobState, attempt_outcome::How, server_message::Message};
 
 use super::{
     agent::{Agent, Link, lines},
+    fake::NODE,
     running::Running,
 };
 
@@ -20,15 +19,13 @@ async fn running(more: &[&str]) -> (Running, JobId, Agent, Link, AttemptRef) {
     let mut server = Running::start(more).await;
     let id = server.submit(&JobSpec::command(["true"])).await;
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(&server, &worker).await;
-    let (link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (agent, link, attempt) = Agent::begin(&server, &worker).await;
     server.await_job(id, JobState::Running).await;
     (server, id, agent, link, attempt)
 }
 
 /// The second attempt of a job runs through.
-async fn finish_second(server: &mut Running, id: JobId) {
+async fn finish_second(server: &mut Running, id: JobId) -> WorkerSpec {
     let worker = server.next_worker().await;
     let mut agent = Agent::register(server, &worker).await;
     let (mut link, attempt) = agent.take_work().await;
@@ -39,6 +36,7 @@ async fn finish_second(server: &mut Running, id: JobId) {
     assert!(link.await_result_ack().await);
     server.await_job(id, JobState::Succeeded).await;
     server.await_cleared().await;
+    worker
 }
 
 async fn await_acknowledged(link: &mut Link, wanted: u64) {
@@ -94,7 +92,7 @@ async fn a_lost_worker_is_replaced_and_its_late_result_refused() {
     server.await_job(id, JobState::Queued).await;
     link.end(&attempt, How::ExitCode(0), 0).await;
     assert!(!link.await_result_ack().await);
-    finish_second(&mut server, id).await;
+    assert_eq!(finish_second(&mut server, id).await.avoid_nodes, [NODE]);
     let query = "SELECT count(*) FROM audit_events WHERE kind = 'result_refused' AND epoch = 1";
     let refused: i64 =
         sqlx::query_scalar(query).fetch_one(&server.server.app.store.pool).await.unwrap();
@@ -162,8 +160,7 @@ async fn another_replica_shows_the_output_and_cancels_the_job() {
         other => Err(other),
     })
     .await;
-    let request = CancelJobRequest { id: id.to_string(), reason: String::new() };
-    replica.jobs().await.cancel(request).await.unwrap();
+    replica.cancel(id).await;
     link.await_message(|message| matches!(message, Message::Cancel(_)).then_some(())).await;
     link.print(&attempt, 4..=5).await;
     link.end(&attempt, How::Cancelled(true), 5).await;

@@ -18,14 +18,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{postgres::create_database, running::PATIENCE};
 use crate::{
-    logs::follow::{Logs, Position},
-    store::{Store, notify::Hub},
+    logs::{
+        archive::{Archive, Pass, pass},
+        follow::{Logs, Position},
+        live::LiveLog,
+    },
+    store::{Store, archive::LogWork, notify::Hub},
 };
 
-struct Bench {
-    logs: Logs,
+pub(super) struct Bench {
+    pub(super) logs: Logs,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 /// How an attempt prints and how its followers behave.
@@ -45,8 +49,18 @@ fn schedules() -> impl Strategy<Value = Schedule> {
 }
 
 impl Bench {
-    async fn start(store: Store) -> Self {
-        let logs = Logs { store, hub: Arc::new(Hub::default()), live: Arc::default() };
+    pub(super) async fn start(store: Store) -> Self {
+        Self::start_with(store, Archive::default()).await
+    }
+
+    /// One whose segments go to this archive.
+    pub(super) async fn start_with(store: Store, archive: Archive) -> Self {
+        let logs = Logs {
+            archive: Arc::new(archive),
+            store,
+            hub: Arc::new(Hub::default()),
+            live: Arc::default(),
+        };
         let bench = Self { logs, tasks: TaskTracker::new(), stop: CancellationToken::new() };
         let (hub, store, stop) =
             (bench.logs.hub.clone(), bench.logs.store.clone(), bench.stop.clone());
@@ -54,18 +68,27 @@ impl Bench {
         bench
     }
 
-    async fn make_attempt(&self) -> (AttemptKey, WorkerId) {
+    pub(super) async fn make_attempt(&self) -> (AttemptKey, WorkerId) {
         let store = &self.logs.store;
         let provider: ProviderId = "p".parse().unwrap();
-        store.add_provider(&provider, "fake", false, &json!({})).await.unwrap();
+        store.add_provider(&provider, "fake", false, &json!({}), None).await.unwrap();
         store.submit(&JobSpec::command(["true"]), None, "c").await.unwrap();
         let job = store.due_jobs(1).await.unwrap().remove(0);
-        let claim = store.claim(job.id, &provider, &Secret::generate().hash()).await.unwrap();
+        let claim = store.claim(job.id, &provider, &Secret::generate().hash(), None).await.unwrap();
         let claim = claim.unwrap();
         (claim.key, claim.worker)
     }
 
-    fn follow(&self, key: AttemptKey, dawdle: bool) -> tokio::task::JoinHandle<Vec<u64>> {
+    /// The live log of an attempt, as if its agent had a session here.
+    pub(super) fn open(&self, key: AttemptKey, worker: WorkerId) -> Arc<LiveLog> {
+        self.logs.open(key, worker, 0, &self.tasks)
+    }
+
+    pub(super) fn follow(
+        &self,
+        key: AttemptKey,
+        dawdle: bool,
+    ) -> tokio::task::JoinHandle<Vec<u64>> {
         let logs = self.logs.clone();
         let (out, mut pieces) = mpsc::channel(1);
         let position = Position { job: key.job, epoch: Epoch(0), sequence: 0 };
@@ -84,7 +107,7 @@ impl Bench {
 
     async fn run(&self, schedule: &Schedule) -> Result<(), TestCaseError> {
         let (key, worker) = self.make_attempt().await;
-        let live = self.logs.open(key, worker, 0, &self.tasks);
+        let live = self.open(key, worker);
         let (mut following, mut last) = (Vec::new(), 0);
         for (index, size) in schedule.batches.iter().enumerate() {
             for (_, dawdle) in schedule.followers.iter().filter(|(after, _)| *after == index) {
@@ -109,13 +132,13 @@ impl Bench {
     }
 }
 
-fn frame(sequence: u64, bytes: usize) -> Frame {
+pub(super) fn frame(sequence: u64, bytes: usize) -> Frame {
     Frame {
         sequence,
         stream: OutputStream::Stdout,
         time: Timestamp::UNIX_EPOCH,
         data: Bytes::from(vec![b'x'; bytes]),
-        dropped_bytes: 0,
+        gap: None,
     }
 }
 
@@ -123,6 +146,15 @@ fn frame(sequence: u64, bytes: usize) -> Frame {
 async fn every_follower_sees_every_frame_once_and_in_order() {
     let database = create_database().await;
     let bench = Arc::new(Bench::start(database.store().await).await);
+    // What has ended is archived at once, under the eyes of who reads it.
+    let logs = bench.logs.clone();
+    let archiving = tokio::spawn(async move {
+        loop {
+            let passed = pass(&logs, LogWork::Archive, Duration::ZERO).await;
+            assert_ne!(passed, Pass::Failed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
     let (runtime, inner) = (tokio::runtime::Handle::current(), bench.clone());
     let checking = tokio::task::spawn_blocking(move || {
         let config = ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() };
@@ -130,6 +162,8 @@ async fn every_follower_sees_every_frame_once_and_in_order() {
         TestRunner::new(config).run(&schedules(), check)
     });
     checking.await.unwrap().unwrap();
+    assert!(!archiving.is_finished());
+    archiving.abort();
     bench.stop.cancel();
     bench.tasks.close();
     tokio::time::timeout(PATIENCE, bench.tasks.wait()).await.unwrap();
@@ -147,8 +181,8 @@ async fn of_two_servers_that_store_the_same_frames_one_is_refused() {
     assert!(!store.append_logs(key, worker, frames(5..=6)).await.unwrap(), "a gap");
     assert!(!store.append_logs(key, WorkerId::new(), frames(4..=4)).await.unwrap(), "foreign");
     assert!(store.append_logs(key, worker, frames(4..=6)).await.unwrap());
-    let read = store.read_logs(key, 3).await.unwrap();
-    let sequences: Vec<_> = read.into_iter().flatten().map(|frame| frame.sequence).collect();
+    let read = bench.logs.read(key, 3).await.unwrap();
+    let sequences: Vec<_> = read.into_iter().map(|frame| frame.sequence).collect();
     assert_eq!(sequences, [3, 4, 5, 6]);
     bench.stop.cancel();
 }

@@ -2,17 +2,32 @@
 //! an agent that does what a test says.
 
 mod agent;
+mod archive;
+mod archive_faults;
 mod auth;
+mod check;
 mod claims;
 mod end_to_end;
 mod fake;
 mod faults;
 mod follow;
+mod gaps;
+mod limits;
+mod objects;
+mod openapi;
+pub(crate) mod outside_input_slow;
+mod pages;
+mod pool;
+mod pool_bounds;
+mod pool_faults;
 mod postgres;
 mod registration;
 mod rest;
+mod retention;
 mod retry;
 mod running;
+mod tls;
+mod traces;
 mod waiting;
 
 use std::time::Duration;

@@ -81,14 +81,14 @@ async fn jobs_workers_health_and_metrics_can_be_looked_at() {
     let (status, job) = get(&server, &format!("/api/jobs/{id}")).await;
     assert_eq!((status, &job["spec"]["env"]), (200, &json!(["TOKEN"])));
     assert!(!job.to_string().contains("s3cret"));
-    let (_, jobs) = get(&server, "/api/jobs?state=queued,starting&limit=1").await;
+    let (_, jobs) = get(&server, "/api/jobs?state=queued,starting&page_size=1").await;
     assert_eq!(jobs["jobs"][0]["id"], json!(id));
-    assert_eq!(get(&server, "/api/jobs?state=nonsense").await.0, 422);
+    assert_eq!(get(&server, "/api/jobs?state=nonsense").await.0, 400);
     assert_eq!(get(&server, "/api/jobs/nonsense").await.0, 422);
     let (_, workers) = get(&server, "/api/workers").await;
     assert_eq!(workers["workers"][0]["id"], json!(worker.worker));
-    assert_eq!(workers["next"], json!(null));
-    let (_, workers) = get(&server, &format!("/api/workers?after={}", worker.worker)).await;
+    assert_eq!(workers["next_page_token"], json!(null));
+    let (_, workers) = get(&server, &format!("/api/workers?page_token={}", worker.worker)).await;
     assert_eq!(workers["workers"], json!([]));
     assert_eq!(get(&server, "/healthz").await, (200, json!("ok\n")));
     let (status, ready) = get(&server, "/readyz").await;

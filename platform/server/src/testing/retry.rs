@@ -2,7 +2,7 @@
 
 use hodei_core::{id::JobId, provider::WorkerSpec, spec::JobSpec};
 use hodei_proto::v1::{
-    CancelJobRequest, Job, JobState, RetryJobRequest, attempt_outcome::How, server_message::Message,
+    Job, JobState, RetryJobRequest, attempt_outcome::How, server_message::Message,
 };
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -22,9 +22,7 @@ async fn retry(server: &Running, id: &str, key: &str) -> Result<Job, Status> {
 /// Takes the next worker's attempt through to an end.
 async fn run_through(server: &mut Running, code: i32) -> WorkerSpec {
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (_agent, mut link, attempt) = Agent::begin(server, &worker).await;
     link.print(&attempt, 1..=1).await;
     link.end(&attempt, How::ExitCode(code), 1).await;
     assert!(link.await_result_ack().await);
@@ -97,12 +95,9 @@ async fn a_late_result_of_the_attempt_before_is_refused_after_a_retry() {
     let mut server = Running::start(&[]).await;
     let id = server.submit(&JobSpec::command(["true"])).await;
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(&server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (_agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     server.await_job(id, JobState::Running).await;
-    let request = CancelJobRequest { id: id.to_string(), reason: "enough".into() };
-    server.jobs().await.cancel(request).await.unwrap();
+    server.cancel(id).await;
     link.await_message(|message| matches!(message, Message::Cancel(_)).then_some(())).await;
     link.end(&attempt, How::Cancelled(true), 0).await;
     assert!(link.await_result_ack().await);
@@ -156,14 +151,18 @@ async fn drain(server: &Running, id: &str) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
+/// A worker was told to go. It may be gone before that is answered.
+pub(super) fn assert_leaving(worker: &Value) {
+    let leaving = [json!("terminating"), json!("terminated")];
+    assert!(leaving.contains(&worker["state"]), "{worker}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_worker_finishes_its_job_and_leaves() {
     let mut server = Running::start(&[]).await;
     let id = server.submit(&JobSpec::command(["true"])).await;
     let worker = server.next_worker().await;
-    let mut agent = Agent::register(&server, &worker).await;
-    let (mut link, attempt) = agent.take_work().await;
-    link.start(&attempt).await;
+    let (_agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     server.await_job(id, JobState::Running).await;
     for _ in 0..2 {
         let (status, shown) = drain(&server, &worker.worker.to_string()).await;
@@ -187,7 +186,8 @@ async fn a_worker_drained_before_it_has_its_job_gives_it_back() {
     let id = server.submit(&spec).await;
     let first = server.next_worker().await;
     let (status, shown) = drain(&server, &first.worker.to_string()).await;
-    assert_eq!((status, &shown["state"]), (200, &json!("terminating")), "{shown}");
+    assert_eq!((status, &shown["reason"]), (200, &json!("drained")), "{shown}");
+    assert_leaving(&shown);
     let second = run_through(&mut server, 0).await;
     assert_eq!((second.attempt.unwrap().job, second.attempt.unwrap().epoch.0), (id, 2));
     let job = server.await_job(id, JobState::Succeeded).await;

@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use clap::Parser;
 use hodei_core::{id::JobId, provider::WorkerSpec, spec::JobSpec};
 use hodei_proto::v1::{
-    Job, JobState, StreamLogsRequest, SubmitJobRequest, WatchJobRequest,
-    job_service_client::JobServiceClient, log_stream_service_client::LogStreamServiceClient,
+    CancelJobRequest, GetJobRequest, Job, JobState, StreamLogsRequest, SubmitJobRequest,
+    WatchJobRequest, job_service_client::JobServiceClient,
+    log_stream_service_client::LogStreamServiceClient,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
@@ -39,15 +40,25 @@ impl Running {
 
     /// A server with one provider of a name of its own: metrics are the whole process's.
     pub(super) async fn start_as(provider: &str, more: &[&str]) -> Self {
-        Self::start_with(provider, more, "").await
+        Self::start_with(provider, more, "", Value::Null).await
     }
 
     /// A server with one provider, `fake`, whose clients need the token of this file.
     pub(super) async fn with_token(file: &str, token: &str) -> Self {
-        Self::start_with("fake", &["--api-token-file", file], token).await
+        Self::start_with("fake", &["--api-token-file", file], token, Value::Null).await
     }
 
-    async fn start_with(provider: &str, more: &[&str], token: &str) -> Self {
+    /// A server with one provider, `fake`, that has a pool.
+    pub(super) async fn start_pooled(pool: Value, more: &[&str]) -> Self {
+        Self::start_with("fake", more, "", pool).await
+    }
+
+    pub(super) async fn start_with(
+        provider: &str,
+        more: &[&str],
+        token: &str,
+        pool: Value,
+    ) -> Self {
         let database = create_database().await;
         let (world, asked_for) = World::new();
         let base =
@@ -57,7 +68,7 @@ impl Running {
         let server = Server::start(&config, Arc::new(FakeFactory(world.clone()))).await.unwrap();
         let provider = provider.to_owned();
         let running = Self { server, world, asked_for, database, provider, config };
-        let body = json!({"type": "fake", "name": running.provider});
+        let body = json!({"type": "fake", "name": running.provider, "pool": pool});
         let register = http().post(running.url("/api/providers")).bearer_auth(token).json(&body);
         assert_eq!(register.send().await.unwrap().status(), 201);
         running
@@ -103,6 +114,18 @@ impl Running {
     pub(super) async fn next_worker(&mut self) -> WorkerSpec {
         let next = tokio::time::timeout(PATIENCE, self.asked_for.recv()).await;
         next.expect("a worker must be asked for").unwrap()
+    }
+
+    /// The job as it is.
+    pub(super) async fn job(&self, id: JobId) -> Job {
+        let request = GetJobRequest { id: id.to_string() };
+        self.jobs().await.get(request).await.unwrap().into_inner().job.unwrap()
+    }
+
+    /// Cancels a job; as it is then.
+    pub(super) async fn cancel(&self, id: JobId) -> Job {
+        let request = CancelJobRequest { id: id.to_string(), reason: "enough".into() };
+        self.jobs().await.cancel(request).await.unwrap().into_inner().job.unwrap()
     }
 
     /// The job once it is as wanted, by watching it.

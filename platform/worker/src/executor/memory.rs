@@ -87,3 +87,23 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod outside_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_counter_and_any_list_of_groups_are_read(
+            text in prop_oneof![any::<String>(), "(oom_kill |oom )?[0-9 ]{0,22}\n?"],
+            groups in prop_oneof![any::<String>(), "([0-9]:(memory|cpu|name=x)?(,memory)?:/[a-z/]{0,6}\n){0,4}"],
+        ) {
+            let _ = parse(&text);
+            for file in candidates(&groups) {
+                prop_assert!(file.starts_with("/sys/fs/cgroup"), "{}", file.display());
+            }
+        }
+    }
+}

@@ -7,7 +7,10 @@
 mod command;
 mod memory;
 mod output;
+mod premises;
 mod supervise;
+
+pub use self::premises::Premises;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -23,6 +26,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::process::Family;
 
+/// How long an agent may take to act on the word that it has to leave.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What jobs find around them.
 #[derive(Debug, Clone)]
 pub struct Environment {
@@ -34,6 +40,8 @@ pub struct Environment {
     pub path: Option<String>,
     /// Bounds.
     pub limits: Limits,
+    /// What is emptied after each job; `None` where there is only one.
+    pub premises: Option<Premises>,
 }
 
 /// Bounds of one execution.
@@ -112,11 +120,21 @@ impl Execution {
         let (sender, events) = mpsc::channel(4);
         let (stop, stopped) = watch::channel(None);
         tokio::spawn(async move {
-            let outcome = match command::prepare(&spec, attempt, &environment) {
-                Ok(prepared) => {
-                    supervise::run(prepared, environment.limits, &family, &sender, stopped).await
-                }
-                Err(reason) => Some(Outcome::NotRun { reason }),
+            let outcome = match &environment.premises {
+                None => run(&spec, attempt, &environment, &family, &sender, stopped).await,
+                Some(premises) => match premises.enter().await {
+                    // The worker leaves, and the attempt is lost with it.
+                    None => None,
+                    Some(stay) => {
+                        let leaving = stopped.clone();
+                        let outcome =
+                            run(&spec, attempt, &environment, &family, &sender, stopped).await;
+                        if !premises.leave(stay).await {
+                            await_leaving(leaving).await;
+                        }
+                        outcome
+                    }
+                },
             };
             let ended = Event::Ended { outcome, time: Timestamp::now() };
             // Nobody listens any more only when the agent itself ends.
@@ -143,4 +161,26 @@ impl Execution {
             tracing::error!("the command was killed and is not gone after 5 s");
         }
     }
+}
+
+async fn run(
+    spec: &JobSpec,
+    attempt: AttemptKey,
+    environment: &Environment,
+    family: &Family,
+    events: &mpsc::Sender<Event>,
+    stop: watch::Receiver<Option<Stop>>,
+) -> Option<Outcome> {
+    match command::prepare(spec, attempt, environment) {
+        Ok(prepared) => supervise::run(prepared, environment.limits, family, events, stop).await,
+        Err(reason) => Some(Outcome::NotRun { reason }),
+    }
+}
+
+/// Waits for the agent to know that it leaves, but not for long: it says so before it tells the outcome,
+/// so that the server gives this worker no further job.
+async fn await_leaving(mut stop: watch::Receiver<Option<Stop>>) {
+    let leaves =
+        |stop: &Option<Stop>| stop.is_some_and(|stop| stop.cause == StopCause::WorkerLeaves);
+    _ = tokio::time::timeout(LEAVING_TIMEOUT, stop.wait_for(leaves)).await;
 }

@@ -4,5 +4,8 @@
 
 mod binary;
 mod executor;
+mod outside_input;
 mod peer;
+mod pooled;
 mod session;
+mod spool;

@@ -1,6 +1,7 @@
 //! A scripted server that speaks the real protocol over a real socket, one step at a time.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -33,15 +34,36 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
     timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
 }
 
+/// Waits until a file is there.
+pub(crate) async fn await_file(path: &Path) {
+    let there = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        while !path.exists() {
+            looks.tick().await;
+        }
+    };
+    within(&format!("{}", path.display()), there).await;
+}
+
 /// The listening side.
 pub(crate) struct Peer {
     pub(crate) address: String,
     sessions: mpsc::Receiver<Session>,
-    passwords: Arc<Mutex<Vec<String>>>,
+    registrations: Arc<Mutex<Vec<Registration>>>,
+}
+
+/// One try to register.
+#[derive(Clone)]
+pub(crate) struct Registration {
+    pub(crate) password: String,
+    /// The agent's end of the connection.
+    pub(crate) from: Option<SocketAddr>,
 }
 
 /// One open stream.
 pub(crate) struct Session {
+    /// The agent's end of the connection.
+    pub(crate) from: Option<SocketAddr>,
     from_agent: Streaming<AgentMessage>,
     to_agent: mpsc::Sender<Result<ServerMessage, Status>>,
 }
@@ -49,7 +71,7 @@ pub(crate) struct Session {
 struct Service {
     /// What Register is answered with, last first; when it runs out, it is accepted.
     answers: Mutex<Vec<Status>>,
-    passwords: Arc<Mutex<Vec<String>>>,
+    registrations: Arc<Mutex<Vec<Registration>>>,
     token: Secret,
     sessions: mpsc::Sender<Session>,
 }
@@ -61,7 +83,9 @@ impl WorkerAgentService for Service {
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         assert_eq!(request.get_ref().protocol_version, hodei_core::PROTOCOL_VERSION);
-        self.passwords.lock().unwrap().push(request.get_ref().otp.clone());
+        let registration =
+            Registration { from: request.remote_addr(), password: request.get_ref().otp.clone() };
+        self.registrations.lock().unwrap().push(registration);
         let refusal = { self.answers.lock().unwrap().pop() };
         if let Some(status) = refusal {
             return Err(status);
@@ -81,7 +105,8 @@ impl WorkerAgentService for Service {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::OpenSessionStream>, Status> {
         let (to_agent, messages) = mpsc::channel(16);
-        let session = Session { from_agent: request.into_inner(), to_agent };
+        let from = request.remote_addr();
+        let session = Session { from, from_agent: request.into_inner(), to_agent };
         self.sessions.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(messages)))
     }
@@ -94,10 +119,10 @@ impl Peer {
         let (sender, sessions) = mpsc::channel(4);
         let mut answers: Vec<_> = answers.into_iter().collect();
         answers.reverse();
-        let passwords = Arc::default();
+        let registrations = Arc::default();
         let service = Service {
             answers: Mutex::new(answers),
-            passwords: Arc::clone(&passwords),
+            registrations: Arc::clone(&registrations),
             token: Secret::generate(),
             sessions: sender,
         };
@@ -107,12 +132,12 @@ impl Peer {
                 .add_service(service)
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
-        Self { address, sessions, passwords }
+        Self { address, sessions, registrations }
     }
 
-    /// The one-time passwords that were offered.
-    pub(crate) fn passwords(&self) -> Vec<String> {
-        self.passwords.lock().unwrap().clone()
+    /// The tries to register so far.
+    pub(crate) fn registrations(&self) -> Vec<Registration> {
+        self.registrations.lock().unwrap().clone()
     }
 
     pub(crate) fn config(&self, workspace: &Path) -> Config {
@@ -122,7 +147,9 @@ impl Peer {
             pod_uid: "pod".into(),
             ca_pem: None,
             environment: environment(workspace),
-            spool_bytes: 1 << 20,
+            window_bytes: 1 << 20,
+            spool_bytes: 0,
+            stall: Duration::from_secs(60),
             register_timeout: Duration::from_secs(5),
             give_up: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(10),
@@ -137,6 +164,18 @@ impl Peer {
             Some(agent_message::Message::Hello(hello)) => (session, hello),
             other => panic!("Hello comes first, not {other:?}"),
         }
+    }
+
+    /// A stream that the agent still waits on: those that it gave up meanwhile are passed over.
+    pub(crate) async fn awaited_session(&mut self) -> Session {
+        let (mut session, _) = self.session().await;
+        while let Ok(later) = self.sessions.try_recv() {
+            session = later;
+            let Some(agent_message::Message::Hello(_)) = session.next().await else {
+                panic!("Hello comes first")
+            };
+        }
+        session
     }
 
     /// The next stream, welcomed with nothing acknowledged.
@@ -232,6 +271,7 @@ pub(crate) fn environment(workspace: &Path) -> Environment {
         workspace: workspace.into(),
         scratch: workspace.into(),
         path: None,
+        premises: None,
         limits: Limits { linger: Duration::from_millis(300), ..Limits::default() },
     }
 }
@@ -244,7 +284,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(config: Config) -> Self {
-        let terminate = CancellationToken::new();
+        Self::start_with(config, CancellationToken::new())
+    }
+
+    /// One that leaves when `terminate` is cancelled.
+    pub(crate) fn start_with(config: Config, terminate: CancellationToken) -> Self {
         let end =
             hodei_worker::run(config, Secret::generate(), Family::default(), terminate.clone());
         Self { end: tokio::spawn(end), terminate }

@@ -64,6 +64,21 @@ impl Store {
 }
 
 #[tokio::test]
+async fn the_first_stream_goes_on_with_the_connection_that_registered() {
+    let (mut peer, home) = (Peer::start([]).await, tempfile::tempdir().unwrap());
+    let agent = Agent::start(peer.config(home.path()));
+    let first = peer.welcomed().await;
+    let registered = peer.registrations()[0].from;
+    assert!(registered.is_some());
+    assert_eq!(first.from, registered);
+    drop(first);
+    let second = peer.welcomed().await;
+    assert_ne!(second.from, registered, "a link that broke is made anew");
+    second.shut_down().await;
+    agent.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_lost_link_loses_and_doubles_nothing() {
     let (mut peer, home) = (Peer::start([]).await, tempfile::tempdir().unwrap());
     let agent = Agent::start(peer.config(home.path()));
@@ -232,8 +247,8 @@ async fn no_secret_is_logged() {
     agent.end().await.unwrap();
     assert!(logs_contain("registered") && logs_contain("the command ended"));
     assert!(!logs_contain("s3cret") && !logs_contain(&hello.session_token));
-    for otp in peer.passwords() {
-        assert!(!logs_contain(&otp));
+    for registration in peer.registrations() {
+        assert!(!logs_contain(&registration.password));
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use hodei_core::{attempt::AttemptState, id::AttemptKey, worker::WorkerState};
+use crate::{attempt::AttemptState, id::AttemptKey, worker::WorkerState};
 
 /// Longest `pod_uid` and `agent_version` an agent may send, in bytes.
 const MAX_LABEL_BYTES: usize = 128;
 
 /// Why an agent is refused. It is told none of this; the audit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// What it sent is not of the right form; nothing was looked up.
     Malformed,
     /// There is no such worker.
@@ -42,22 +42,30 @@ impl fmt::Display for Refusal {
 
 /// What is known of the worker that a one-time password was presented for.
 #[derive(Debug, Clone)]
-pub(crate) struct Candidate {
-    pub(crate) secret_matches: bool,
-    pub(crate) used: bool,
-    pub(crate) expired: bool,
-    pub(crate) state: WorkerState,
+pub struct Candidate {
+    /// Whether what was presented has the stored hash.
+    pub secret_matches: bool,
+    /// Whether it was traded for a session before.
+    pub used: bool,
+    /// Whether its time is over.
+    pub expired: bool,
+    /// The worker's state.
+    pub state: WorkerState,
     /// UID of the pod that was made for it, once that is known.
-    pub(crate) known_uid: Option<String>,
+    pub known_uid: Option<String>,
 }
 
 /// Whether a text can be a pod UID or a version: short and printable.
-pub(crate) fn is_label(text: &str) -> bool {
+#[must_use]
+pub fn is_label(text: &str) -> bool {
     (1..=MAX_LABEL_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Whether an agent in the pod `pod_uid` may register as this worker.
-pub(crate) fn admit(candidate: &Candidate, pod_uid: &str) -> Result<(), Refusal> {
+///
+/// # Errors
+/// Why not, the first reason that applies: nothing is told of a worker to who does not know its secret.
+pub fn admit(candidate: &Candidate, pod_uid: &str) -> Result<(), Refusal> {
     if !candidate.secret_matches {
         return Err(Refusal::WrongSecret);
     }
@@ -73,9 +81,26 @@ pub(crate) fn admit(candidate: &Candidate, pod_uid: &str) -> Result<(), Refusal>
     if candidate.state.can_become(WorkerState::Ready) { Ok(()) } else { Err(Refusal::Leaving) }
 }
 
+/// Whether an agent in the pod `pod_uid` that presents a session's token has that session: `known` are
+/// the UIDs that its worker is known by, of the pod it registered from and of the one that was made for it.
+///
+/// # Errors
+/// Why not; as for [`admit`], the secret comes first.
+pub fn authenticate<'a>(
+    secret_matches: bool,
+    known: impl IntoIterator<Item = &'a str>,
+    pod_uid: &str,
+) -> Result<(), Refusal> {
+    if !secret_matches {
+        return Err(Refusal::WrongSecret);
+    }
+    let foreign = known.into_iter().any(|known| known != pod_uid);
+    if foreign { Err(Refusal::ForeignPod) } else { Ok(()) }
+}
+
 /// What a session goes on with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Opening {
+pub enum Opening {
     /// Give the agent its attempt.
     Assign,
     /// The agent holds its attempt: go on.
@@ -88,23 +113,27 @@ pub(crate) enum Opening {
     Idle,
 }
 
-/// What a session goes on with, given the worker's attempt `own` and the one the agent says it holds.
-pub(crate) fn open(state: AttemptState, own: AttemptKey, held: Option<AttemptKey>) -> Opening {
+/// What a session goes on with, given the worker's latest attempt `own`, if it ever had one, and the
+/// attempt that the agent says it holds.
+#[must_use]
+pub fn open(own: Option<(AttemptKey, AttemptState)>, held: Option<AttemptKey>) -> Opening {
     use AttemptState as S;
-    match (held, state) {
-        (Some(held), _) if held != own => Opening::Revoke,
-        (Some(_), S::Provisioning | S::Lost) => Opening::Revoke,
+    match (held, own) {
+        (None, None) => Opening::Idle,
+        (Some(_), None) => Opening::Revoke,
+        (Some(held), Some((own, _))) if held != own => Opening::Revoke,
+        (Some(_), Some((_, S::Provisioning | S::Lost))) => Opening::Revoke,
         // After its end too: the agent may still wait for the word that its result was taken.
-        (Some(_), S::Assigned | S::Running | S::Finished) => Opening::Resume,
-        (None, S::Provisioning | S::Assigned) => Opening::Assign,
-        (None, S::Running) => Opening::Forgotten,
-        (None, S::Finished | S::Lost) => Opening::Idle,
+        (Some(_), Some((_, S::Assigned | S::Running | S::Finished))) => Opening::Resume,
+        (None, Some((_, S::Provisioning | S::Assigned))) => Opening::Assign,
+        (None, Some((_, S::Running))) => Opening::Forgotten,
+        (None, Some((_, S::Finished | S::Lost))) => Opening::Idle,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hodei_core::id::{Epoch, JobId};
+    use crate::id::{Epoch, JobId};
 
     use super::*;
 
@@ -141,6 +170,19 @@ mod tests {
     }
 
     #[test]
+    fn a_session_belongs_to_the_pod_it_was_given_to() {
+        for (matches, known, expect) in [
+            (true, vec!["uid-1", "uid-1"], Ok(())),
+            (true, vec![], Ok(())),
+            (true, vec!["uid-1", "uid-2"], Err(Refusal::ForeignPod)),
+            (true, vec!["uid-2"], Err(Refusal::ForeignPod)),
+            (false, vec!["uid-2"], Err(Refusal::WrongSecret)),
+        ] {
+            assert_eq!(authenticate(matches, known.iter().copied(), "uid-1"), expect, "{known:?}");
+        }
+    }
+
+    #[test]
     fn the_table_of_openings() {
         use AttemptState as S;
         let own = AttemptKey { job: JobId::new(), epoch: Epoch(2) };
@@ -158,8 +200,10 @@ mod tests {
             (Some(own), S::Lost, Opening::Revoke),
             (Some(old), S::Running, Opening::Revoke),
         ] {
-            assert_eq!(open(state, own, held), expect, "{held:?} {state}");
+            assert_eq!(open(Some((own, state)), held), expect, "{held:?} {state}");
         }
+        assert_eq!(open(None, None), Opening::Idle);
+        assert_eq!(open(None, Some(old)), Opening::Revoke);
     }
 
     #[test]
