@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use hodei_harness::bootstrap::forecast;
-use hodei_harness::catalogue::{Catalogue, Profile, SelectError, Selection};
+use hodei_harness::catalogue::{Catalogue, SelectError, Selection};
 use hodei_harness::dry_run::DryRun;
 use hodei_harness::environment::Keep;
 use hodei_harness::failure::{FailureClass, HarnessError, Result};
@@ -22,19 +21,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::bootstrap::BootstrapArgs;
-use super::selection::{SelectionArgs, tell_idle_terms};
+use super::selection::{ProfileChoice, SelectionArgs, profiles, tell_idle_terms};
 use super::{Context, print_all, refuse};
-
-/// Which profiles are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ProfileChoice {
-    /// What every cluster must keep
-    Core,
-    /// What only some clusters can show: nodes that go, an API that fails
-    Extended,
-    /// Both
-    All,
-}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -131,16 +119,6 @@ pub(super) struct Args {
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (0.0..=100.0).contains(number));
     number.ok_or_else(|| format!("{text:?} is not a number from 0 to 100"))
-}
-
-fn profiles(choice: Option<ProfileChoice>, named: bool) -> Vec<Profile> {
-    match choice {
-        Some(ProfileChoice::All) => Vec::new(),
-        // A case that was named is wanted, whichever its profile.
-        None if named => Vec::new(),
-        None | Some(ProfileChoice::Core) => vec![Profile::Core],
-        Some(ProfileChoice::Extended) => vec![Profile::Extended],
-    }
 }
 
 /// The cases that did not pass in the report at `path`, and the run that it is of.
@@ -295,14 +273,5 @@ mod tests {
             again().unwrap_err().source.to_string(),
             "the catalogue has no infra.x, infra.y"
         );
-    }
-
-    #[test]
-    fn core_is_the_default_unless_a_case_is_named() {
-        assert_eq!(profiles(None, false), [Profile::Core]);
-        assert_eq!(profiles(None, true), []);
-        assert_eq!(profiles(Some(ProfileChoice::Core), true), [Profile::Core]);
-        assert_eq!(profiles(Some(ProfileChoice::Extended), false), [Profile::Extended]);
-        assert_eq!(profiles(Some(ProfileChoice::All), false), []);
     }
 }

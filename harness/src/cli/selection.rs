@@ -1,6 +1,7 @@
 //! The flags by which cases are chosen, the same for `list` and `run`.
 
-use hodei_harness::catalogue::{Catalogue, Layer, Selection};
+use clap::ValueEnum;
+use hodei_harness::catalogue::{Catalogue, Layer, Profile, Selection};
 use hodei_harness::expression::{Expression, ExpressionError};
 use hodei_harness::quarantine::Quarantine;
 
@@ -12,6 +13,17 @@ pub(super) const TERMS: &str = "Terms of an expression (-E):
 They are put together with `and`, `or`, `not` (or &, |, !) and parentheses. A text is compared as its
 first sign says: =equal, ~contains, #glob, /regex/; without one an id as a glob, a test by what it
 contains, all else as equal. A backslash makes a character plain: id(=a\\)).";
+
+/// Which profiles are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProfileChoice {
+    /// What every cluster must keep
+    Core,
+    /// What only some clusters can show: nodes that go, an API that fails
+    Extended,
+    /// Both
+    All,
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SelectionArgs {
@@ -35,6 +47,17 @@ impl SelectionArgs {
     }
 }
 
+/// The profiles of a choice, none for all; `named`: whether the cases are named.
+pub(super) fn profiles(choice: Option<ProfileChoice>, named: bool) -> Vec<Profile> {
+    match choice {
+        Some(ProfileChoice::All) => Vec::new(),
+        // A case that was named is wanted, whichever its profile.
+        None if named => Vec::new(),
+        None | Some(ProfileChoice::Core) => vec![Profile::Core],
+        Some(ProfileChoice::Extended) => vec![Profile::Extended],
+    }
+}
+
 /// Says which terms match nothing, though others do: a name that was mistyped, perhaps.
 pub(super) fn tell_idle_terms(
     catalogue: &Catalogue,
@@ -43,5 +66,19 @@ pub(super) fn tell_idle_terms(
 ) {
     for term in catalogue.idle_terms(selection, quarantine) {
         eprintln!("note: {term} matches no case");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn core_is_the_default_unless_a_case_is_named() {
+        assert_eq!(profiles(None, false), [Profile::Core]);
+        assert_eq!(profiles(None, true), []);
+        assert_eq!(profiles(Some(ProfileChoice::Core), true), [Profile::Core]);
+        assert_eq!(profiles(Some(ProfileChoice::Extended), false), [Profile::Extended]);
+        assert_eq!(profiles(Some(ProfileChoice::All), false), []);
     }
 }

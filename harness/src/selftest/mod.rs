@@ -38,7 +38,9 @@ pub struct SelftestRequest {
     pub bootstrap: BootstrapOptions,
     /// Only cases of these layers; empty for all.
     pub layers: Vec<Layer>,
-    /// Only these cases, of whatever profile; empty for every core case.
+    /// Only cases of these profiles; empty for all.
+    pub profiles: Vec<Profile>,
+    /// Only these cases; empty for all.
     pub cases: Vec<String>,
     /// Cases at a time.
     pub threads: Option<usize>,
@@ -52,9 +54,12 @@ impl SelftestRequest {
     /// # Errors
     /// A case is unknown, or none is selected.
     pub fn choose<'a>(&self, catalogue: &'a Catalogue) -> Result<Vec<&'a Case>> {
-        let profiles = if self.cases.is_empty() { vec![Profile::Core] } else { Vec::new() };
-        let (layers, cases) = (self.layers.clone(), self.cases.clone());
-        let selection = Selection { layers, cases, profiles, ..Selection::default() };
+        let selection = Selection {
+            layers: self.layers.clone(),
+            cases: self.cases.clone(),
+            profiles: self.profiles.clone(),
+            ..Selection::default()
+        };
         // Whether a case can fail is asked of one in quarantine too.
         let chosen = catalogue.select(&selection, &Quarantine::default());
         chosen.map_err(SelectError::into_error)
@@ -184,11 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn core_cases_are_sabotaged_unless_others_are_named() {
+    fn cases_are_chosen_by_profile_layer_and_name() {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let catalogue = Catalogue::read(workspace).unwrap();
-        let all = SelftestRequest::default().choose(&catalogue).unwrap();
-        assert!(all.iter().all(|case| case.profile == Profile::Core) && all.len() > 50);
+        let all = SelftestRequest::default();
+        assert_eq!(all.choose(&catalogue).unwrap().len(), catalogue.cases.len());
+        let core = SelftestRequest { profiles: vec![Profile::Core], ..Default::default() };
+        let core = core.choose(&catalogue).unwrap();
+        assert!(core.iter().all(|case| case.profile == Profile::Core) && core.len() > 50);
         let named = SelftestRequest {
             cases: vec!["multi-worker.soak".into()],
             threads: Some(3),

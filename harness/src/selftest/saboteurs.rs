@@ -1,4 +1,4 @@
-//! The saboteurs: for each core case, the edits of source that make its promise untrue, in the
+//! The saboteurs: for each case, the edits of source that make its promise untrue, in the
 //! processes of that case alone. Data and what has to hold of it; nothing here builds or runs.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::catalogue::{Case, Catalogue, Profile};
+use crate::catalogue::{Case, Catalogue};
 use crate::failure::{Classify, FailureClass, HarnessError, Result};
 
 /// Where the saboteurs are in a checkout.
@@ -188,7 +188,7 @@ impl Saboteurs {
     }
 }
 
-/// What has to hold of a checkout: its file is well-formed, each core case has a saboteur, and each
+/// What has to hold of a checkout: its file is well-formed, each case has a saboteur, and each
 /// edit applies. Returns a sentence for a person.
 ///
 /// # Errors
@@ -196,14 +196,11 @@ impl Saboteurs {
 pub fn check(workspace: &Path) -> Result<String> {
     let catalogue = Catalogue::read(workspace)?;
     let all = Saboteurs::read(workspace, &catalogue)?;
-    let is_core = |case: &&Case| case.profile == Profile::Core;
-    let core: Vec<_> = catalogue.cases.iter().filter(is_core).collect();
-    all.require(&core)?;
+    all.require(&catalogue.cases.iter().collect::<Vec<_>>())?;
     let edited = all.apply(workspace, &catalogue)?;
     let (count, edits) = (all.saboteurs.len(), all.edits().len());
     Ok(format!(
-        "{count} saboteurs for {} core cases; their {edits} edits apply to {} files",
-        core.len(),
+        "{count} cases, each with its saboteur; their {edits} edits apply to {} files",
         edited.len()
     ))
 }

@@ -76,7 +76,7 @@ fn edits_apply_one_upon_another_and_each_has_the_switch_of_its_case() {
     let expected = format!("fn a() {{\n    pods(name);\n    {run}\n}}\n");
     assert_eq!(edited, Edited::from([("platform/a.rs".into(), expected)]));
     let said = check(dir.path()).unwrap();
-    assert_eq!(said, "2 saboteurs for 1 core cases; their 3 edits apply to 1 files");
+    assert_eq!(said, "2 cases, each with its saboteur; their 3 edits apply to 1 files");
 }
 
 #[test]
@@ -96,15 +96,16 @@ fn every_edit_that_does_not_apply_is_named_with_the_place_it_may_have_gone_to() 
     assert!(error.help.unwrap().contains("--check"));
     std::fs::write(dir.path().join("platform/a.rs"), "pods();\nif run(1); {\n").unwrap();
     let moved = ECHO.replace("\"run(1);\"", "\"run(1);\\n}\"");
-    std::fs::write(dir.path().join(FILE), moved).unwrap();
+    std::fs::write(dir.path().join(FILE), format!("{moved}{FAIL}")).unwrap();
     let said = check(dir.path()).unwrap_err().source.to_string();
+    let said = said.lines().next().unwrap();
     assert!(said.ends_with("; its first line, `run(1);`, is in line 2"), "{said}");
     std::fs::remove_file(dir.path().join("platform/a.rs")).unwrap();
     assert!(check(dir.path()).unwrap_err().source.to_string().contains("No such file"));
 }
 
 #[test]
-fn a_core_case_without_a_saboteur_is_named() {
+fn a_case_without_a_saboteur_is_named() {
     let dir = checkout(FAIL);
     let error = check(dir.path()).unwrap_err();
     assert!(error.source.to_string().ends_with("no saboteur of full-job.echo"), "{}", error.source);
@@ -136,7 +137,7 @@ fn broken_files_are_refused_with_all_that_is_wrong() {
 }
 
 #[test]
-fn the_saboteurs_of_this_checkout_apply_and_every_core_case_has_one() {
+fn the_saboteurs_of_this_checkout_apply_and_every_case_has_one() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     if let Err(error) = check(workspace) {
         let help = error.help.as_deref().unwrap_or_default();
