@@ -24,8 +24,25 @@ use super::{
 };
 use crate::pool::Pool;
 
+macro_rules! find_idle {
+    ($if_locked:literal) => {
+        concat!(
+            "SELECT w.id, w.provider FROM workers w JOIN providers p ON p.name = w.provider
+             WHERE w.provider = ANY($1) AND w.pooled AND w.state = 'ready' AND w.idle_since IS NOT NULL
+               AND w.lease_until > now() + make_interval(secs => $2)
+               AND w.created_at > now() - make_interval(secs => (p.pool->>'maximum_age_seconds')::float8)
+             ORDER BY w.idle_since DESC LIMIT 1 FOR NO KEY UPDATE OF w",
+            $if_locked
+        )
+    };
+}
+
 /// A failure longer ago than this does not make the next pause longer, in seconds.
 const FORGOTTEN: f64 = 600.0;
+
+/// The idle worker to be taken: one that nobody holds, and else one that somebody does. A heartbeat holds
+/// its worker for a moment, and a new worker takes seconds.
+const FIND_IDLE: [&str; 2] = [find_idle!(" SKIP LOCKED"), find_idle!("")];
 
 /// What became of a job that an idle worker was looked for.
 #[derive(Debug)]
@@ -85,17 +102,14 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else { return Ok(Idle::NotQueued) };
-        let idle = sqlx::query(
-            "SELECT w.id, w.provider FROM workers w JOIN providers p ON p.name = w.provider
-             WHERE w.provider = ANY($1) AND w.pooled AND w.state = 'ready' AND w.idle_since IS NOT NULL
-               AND w.lease_until > now() + make_interval(secs => $2)
-               AND w.created_at > now() - make_interval(secs => (p.pool->>'maximum_age_seconds')::float8)
-             ORDER BY w.idle_since DESC LIMIT 1 FOR NO KEY UPDATE OF w SKIP LOCKED",
-        )
-        .bind(providers)
-        .bind(heard.as_secs_f64())
-        .fetch_optional(&mut *tx)
-        .await?;
+        let mut idle = None;
+        for find in FIND_IDLE {
+            let found = sqlx::query(find).bind(providers).bind(heard.as_secs_f64());
+            idle = found.fetch_optional(&mut *tx).await?;
+            if idle.is_some() {
+                break;
+            }
+        }
         let Some(idle) = idle else {
             // Not left to the drop, which only asks for it: who claims the job next would find it locked.
             tx.rollback().await?;

@@ -56,6 +56,30 @@ pub(super) async fn await_idle(server: &Running) {
     .await;
 }
 
+/// As a heartbeat does, which happens to come with the job.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_that_is_held_for_a_moment_is_waited_for() {
+    let (server, _, _agent, mut link, _) = idle(json!({"maximum": 2}), &[]).await;
+    await_idle(&server).await;
+    let mut beat = server.server.app.store.pool.begin().await.unwrap();
+    sqlx::query("UPDATE workers SET lease_until = lease_until").execute(&mut *beat).await.unwrap();
+    let job = server.submit(&job()).await;
+    super::await_some("a claim that waits", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND wait_event_type = 'Lock' AND query LIKE 'SELECT w.id, w.provider%'";
+        let made = "SELECT count(*) FROM workers";
+        match (count(&server, waiting).await, count(&server, made).await) {
+            (1, 1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    beat.commit().await.unwrap();
+    let attempt = link.await_assignment().await;
+    assert_eq!(attempt.job_id, job.to_string());
+    assert_eq!(count(&server, "SELECT count(*) FROM workers").await, 1, "no other was made");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_jobs_run_on_one_worker_one_after_the_other() {
     let (server, [first, second], _agent, mut link, [_, attempt]) = second_runs(&[]).await;
