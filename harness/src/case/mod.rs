@@ -10,6 +10,7 @@ mod database;
 mod disturbance;
 mod env;
 mod evidence;
+mod gate;
 pub(crate) mod namespace;
 mod neighbour;
 mod options;
@@ -22,6 +23,7 @@ mod waits;
 
 pub use clients::Clients;
 pub use env::{CaseEnv, PROVIDER, command};
+pub use gate::Gate;
 pub use namespace::{CONTROL_PLANE_ACCOUNT, WORKER_ACCOUNT, read_manifest};
 pub use neighbour::LISTENER;
 pub use options::CaseOptions;

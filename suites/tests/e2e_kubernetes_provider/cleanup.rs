@@ -75,10 +75,13 @@ fn test_k8s_pod_cleanup_crash_loop() {
 #[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
 fn test_k8s_server_killed_while_running() {
     run_case("cleanup.server-killed", async |env| {
-        let job = env.submit_command(&["sh", "-c", "echo before; sleep 4; echo after"]).await?;
+        let mut gate = env.make_gate()?;
+        let text = format!("echo before; {}; echo after", gate.wait());
+        let job = env.submit_command(&["sh", "-c", &text]).await?;
         env.await_job_state(&job.id, JobState::Running).await?;
         env.server()?.kill().await?;
         env.server()?.start_again().await?;
+        gate.open().await?;
         let ended = env.await_job_state(&job.id, JobState::Succeeded).await?;
         assert_eq!(ended.attempts.len(), 1, "the same worker finished it");
         assert_eq!(env.job_output(&job.id).await?.stdout(), "before\nafter\n");

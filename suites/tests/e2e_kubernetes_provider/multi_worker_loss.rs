@@ -1,11 +1,12 @@
 //! Many jobs, and something that goes: a worker, the server, one of two servers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::try_join_all;
-use hodei_harness::case::{CaseEnv, CaseOptions, command, run_case, run_case_with};
-use hodei_proto::v1::{Job, JobSpec, JobState};
+use hodei_harness::case::{CaseEnv, CaseOptions, Gate, command, run_case, run_case_with};
+use hodei_proto::v1::{Job, JobState};
 use kube::api::DeleteParams;
 use serde_json::json;
 
@@ -13,20 +14,17 @@ use crate::candidate::{Candidate, pending};
 use crate::multi_worker::await_all;
 use crate::pods::{pods, pods_ever, worker_of};
 
-/// How long each job works, in seconds: longer than a busy two-core machine takes to begin them all.
-const LASTS: u32 = 20;
+/// From a worker's loss to its job's next attempt.
+const AGAIN_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A job's output in three numbered lines, the last of them late.
-fn counted(index: usize, seconds: u32) -> String {
-    format!(
-        "echo job {index} begun; echo job {index} works; sleep {seconds}; echo job {index} done"
-    )
-}
-
-async fn submit_counted(env: &CaseEnv, count: usize, seconds: u32) -> Result<Vec<Job>> {
+/// Jobs with an output of three numbered lines each, the last of them when the gate is open.
+async fn submit_counted(env: &CaseEnv, count: usize, gate: &Gate) -> Result<Vec<Job>> {
     let jobs = (0..count).map(|index| async move {
-        let run = Some(hodei_proto::v1::job_spec::Run::Script(counted(index, seconds)));
-        env.submit(JobSpec { run, ..Default::default() }).await
+        let wait = gate.wait();
+        let text = format!(
+            "echo job {index} begun\necho job {index} works\n{wait}\necho job {index} done"
+        );
+        env.submit_script(&text).await
     });
     Ok(try_join_all(jobs).await?)
 }
@@ -40,12 +38,12 @@ async fn submit_named(env: &CaseEnv, count: usize) -> Result<Vec<Job>> {
     Ok(try_join_all(jobs).await?)
 }
 
-/// Waits until every job has begun, and is sure that none has ended meanwhile.
+/// Waits until every job has begun.
 async fn await_running(env: &CaseEnv, jobs: &[Job]) -> Result<Vec<Job>> {
     try_join_all(jobs.iter().map(|job| env.await_running(&job.id, "works"))).await?;
     let running = try_join_all(jobs.iter().map(|job| env.job(&job.id))).await?;
     for job in &running {
-        assert_eq!(job.state(), JobState::Running, "it ended before the case began: {job:?}");
+        assert_eq!(job.state(), JobState::Running, "none ends before its gate is open: {job:?}");
     }
     Ok(running)
 }
@@ -71,11 +69,15 @@ async fn assert_whole(env: &CaseEnv, jobs: &[Job]) -> Result<()> {
 #[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
 fn test_k8s_one_worker_killed() {
     run_case("multi-worker.one-killed", async |env| {
-        let jobs = submit_counted(env, 4, LASTS).await?;
+        let mut gate = env.make_gate()?;
+        let jobs = submit_counted(env, 4, &gate).await?;
         let running = await_running(env, &jobs).await?;
         let victim = format!("hodei-worker-{}", worker_of(&running[2])?);
         let at_once = DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
         pods(env).delete(&victim, &at_once).await?;
+        let again = |job: &Job| job.attempts.len() == 2;
+        env.await_job(&jobs[2].id, "in its second attempt", AGAIN_DEADLINE, again).await?;
+        gate.open().await?;
         let ended = await_all(env, &jobs).await?;
         let attempts: Vec<_> = ended.iter().map(|job| job.attempts.len()).collect();
         assert_eq!(attempts, [1, 1, 2, 1], "its job, and only its, runs again");
@@ -120,10 +122,12 @@ fn test_k8s_late_result_is_refused() {
 #[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
 fn test_k8s_server_killed_with_jobs_running() {
     run_case("multi-worker.server-killed", async |env| {
-        let jobs = submit_counted(env, 5, LASTS).await?;
+        let mut gate = env.make_gate()?;
+        let jobs = submit_counted(env, 5, &gate).await?;
         await_running(env, &jobs).await?;
         env.server()?.kill().await?;
         env.server()?.start_again().await?;
+        gate.open().await?;
         assert_whole(env, &jobs).await?;
         env.await_gone().await?;
         assert_eq!(pods_ever(env), 5, "the same pods finished them");
@@ -137,7 +141,8 @@ fn test_k8s_server_killed_with_jobs_running() {
 #[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
 fn test_k8s_two_replicas_one_killed() {
     run_case_with("multi-worker.two-replicas", CaseOptions::new().replica(), async |env| {
-        let jobs = submit_counted(env, 6, LASTS).await?;
+        let mut gate = env.make_gate()?;
+        let jobs = submit_counted(env, 6, &gate).await?;
         await_running(env, &jobs).await?;
         let served = |log: std::path::PathBuf| -> Result<usize> {
             Ok(std::fs::read_to_string(log)?.matches("session opened").count())
@@ -146,6 +151,7 @@ fn test_k8s_two_replicas_one_killed() {
         assert!(one > 0 && other > 0, "{one} sessions with one server, {other} with the other");
         env.replica()?.kill().await?;
         let later = env.submit_command(&["echo", "later"]).await?;
+        gate.open().await?;
         assert_whole(env, &jobs).await?;
         env.await_job_state(&later.id, JobState::Succeeded).await?;
         assert_eq!(served(env.server()?.log())?, one + other + 1, "the others came over");

@@ -126,7 +126,9 @@ async fn create_running(provider: &KubernetesProvider) -> Result<WorkerHandle> {
 fn test_k8s_exclusive_api_server_restart() {
     let options = CaseOptions::new().deadline(DEADLINE);
     run_case_with("lifecycle.api-server-restart", options, async |env| {
-        let job = env.submit_command(&["sh", "-c", "sleep 30; echo through"]).await?;
+        let mut gate = env.make_gate()?;
+        let text = format!("{}; echo through", gate.wait());
+        let job = env.submit_command(&["sh", "-c", &text]).await?;
         env.await_job_state(&job.id, JobState::Running).await?;
         let provider = connect(env).await?;
         let stays = create_running(&provider).await?;
@@ -142,6 +144,7 @@ fn test_k8s_exclusive_api_server_restart() {
         let mut listed: Vec<_> = listed.into_iter().map(|seen| seen.handle).collect();
         listed.sort_by_key(|handle| handle.worker != stays.worker);
         assert_eq!(listed, [stays.clone(), next.clone()]);
+        gate.open().await?;
         let job = env.await_job_state(&job.id, JobState::Succeeded).await?;
         assert_eq!(job.attempts.len(), 1, "no worker was taken for gone: {job:?}");
         assert_eq!(env.job_output(&job.id).await?.stdout(), "through\n");

@@ -99,7 +99,9 @@ fn test_k8s_tls_of_the_worker_link() {
         assert_eq!(code, UNREACHABLE, "{log}");
         assert!(!log.contains(PASSWORD), "the password is in the agent's log");
 
-        let run = command(&["sh", "-c", "echo before; sleep 6; echo after"]);
+        let mut gate = env.make_gate()?;
+        let text = format!("echo before; {}; echo after", gate.wait());
+        let run = command(&["sh", "-c", &text]);
         let job = env.submit(JobSpec { retry: Some(NO_RETRY), ..run }).await?;
         env.await_output(&job.id, "before").await?;
         let variables = worker_environment(env).await?;
@@ -112,6 +114,7 @@ fn test_k8s_tls_of_the_worker_link() {
         // With its password gone and the link lost, it comes again by what is in its pod.
         env.server()?.kill().await?;
         env.server()?.start_again().await?;
+        gate.open().await?;
         let ended = env.await_job_state(&job.id, JobState::Succeeded).await?;
         assert_eq!(ended.attempts.len(), 1, "the same worker finished it");
         assert_eq!(env.job_output(&job.id).await?.stdout(), "before\nafter\n");
