@@ -15,6 +15,8 @@ use crate::pods::{NO_RETRY, assert_no_strays, pods_ever};
 const WORKERS: usize = 300;
 /// How many of them at a time.
 const AT_ONCE: usize = 25;
+/// A quarter of it would do on a quiet machine.
+const DEADLINE: Duration = Duration::from_secs(900);
 /// From the last job's end until the gauges say so.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -41,7 +43,7 @@ fn gauge(metrics: &str, name: &str) -> Option<f64> {
 #[test]
 #[ignore = "needs a cluster: HODEI_K8S_TEST=1"]
 fn test_k8s_exclusive_churned_workers_leave_nothing() {
-    let options = CaseOptions::new().deadline(Duration::from_secs(330));
+    let options = CaseOptions::new().deadline(DEADLINE);
     run_case_with("cleanup.churn", options, async |env| {
         let jobs = futures::stream::iter((0..WORKERS).map(|index| churn(env, index)));
         jobs.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
