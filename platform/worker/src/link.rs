@@ -154,12 +154,12 @@ impl Link {
     /// Begins to open the stream if it is down: at once the first time, else after a delay.
     pub(crate) fn ensure_opening(&mut self, hello: impl FnOnce() -> Hello) {
         if matches!(self.state, State::Down) {
-            let (hello, endpoint) = (hello(), self.endpoint.clone());
+            let hello = hello();
             self.state = State::Opening(match self.registered.take() {
                 Some(channel) => Box::pin(in_time(open(channel, hello))),
                 None => {
                     let delay = self.delays.next().unwrap_or_default();
-                    Box::pin(open_after(delay, endpoint, hello))
+                    Box::pin(open_after(delay, self.endpoint.clone(), hello))
                 }
             });
         }

@@ -20,8 +20,8 @@ use serde_json::json;
 use super::{
     agent::{Agent, Link, lines},
     pool::{await_idle, count, idle, job, second_runs, workers},
-    retry::assert_leaving,
-    running::{PATIENCE, Running, http},
+    retry::{assert_leaving, drain},
+    running::{PATIENCE, Running},
 };
 
 async fn only_worker(server: &Running) -> WorkerId {
@@ -30,11 +30,6 @@ async fn only_worker(server: &Running) -> WorkerId {
 
 async fn await_shutdown(link: &mut Link) {
     link.await_message(|message| matches!(message, Message::Shutdown(_)).then_some(())).await;
-}
-
-async fn drain(server: &Running, worker: WorkerId) -> serde_json::Value {
-    let url = server.url(&format!("/api/workers/{worker}/drain"));
-    http().post(url).send().await.unwrap().json().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,13 +208,13 @@ async fn an_idle_worker_is_drained_at_once_and_a_busy_one_after_its_job() {
     let (server, _, _agent, mut link, _) = idle(json!({"maximum": 1}), &[]).await;
     // It goes without a job of its own: there is nothing to keep it for.
     *server.world.kept.lock().unwrap() = Some(Duration::from_secs(600));
-    let shown = drain(&server, only_worker(&server).await).await;
+    let (_, shown) = drain(&server, only_worker(&server).await).await;
     assert_leaving(&shown);
     await_shutdown(&mut link).await;
     server.await_cleared().await;
 
     let (server, [_, second], _agent, mut link, [_, attempt]) = second_runs(&[]).await;
-    let shown = drain(&server, only_worker(&server).await).await;
+    let (_, shown) = drain(&server, only_worker(&server).await).await;
     assert_eq!(shown["state"], "draining", "{shown}");
     link.end(&attempt, How::ExitCode(0), 0).await;
     assert!(link.await_result_ack().await);

@@ -1,5 +1,7 @@
 //! Running a finished job again, priorities, and draining workers.
 
+use std::fmt::Display;
+
 use hodei_core::{id::JobId, provider::WorkerSpec, spec::JobSpec};
 use hodei_proto::v1::{
     Job, JobState, RetryJobRequest, attempt_outcome::How, server_message::Message,
@@ -145,8 +147,9 @@ async fn without_sorting(
     connection
 }
 
-async fn drain(server: &Running, id: &str) -> (u16, Value) {
-    let url = server.url(&format!("/api/workers/{id}/drain"));
+/// Has a worker drained; the status of the answer, and how the worker is shown in it.
+pub(super) async fn drain(server: &Running, worker: impl Display) -> (u16, Value) {
+    let url = server.url(&format!("/api/workers/{worker}/drain"));
     let answer = http().post(url).send().await.unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
@@ -165,7 +168,7 @@ async fn a_drained_worker_finishes_its_job_and_leaves() {
     let (_agent, mut link, attempt) = Agent::begin(&server, &worker).await;
     server.await_job(id, JobState::Running).await;
     for _ in 0..2 {
-        let (status, shown) = drain(&server, &worker.worker.to_string()).await;
+        let (status, shown) = drain(&server, worker.worker).await;
         assert_eq!((status, &shown["state"]), (200, &json!("draining")), "{shown}");
     }
     link.end(&attempt, How::ExitCode(0), 0).await;
@@ -173,8 +176,8 @@ async fn a_drained_worker_finishes_its_job_and_leaves() {
     link.await_message(|message| matches!(message, Message::Shutdown(_)).then_some(())).await;
     assert_eq!(server.await_job(id, JobState::Succeeded).await.attempts.len(), 1);
     server.await_cleared().await;
-    assert_eq!(drain(&server, &worker.worker.to_string()).await.1["state"], "terminated");
-    assert_eq!(drain(&server, &JobId::new().to_string()).await.0, 404);
+    assert_eq!(drain(&server, worker.worker).await.1["state"], "terminated");
+    assert_eq!(drain(&server, JobId::new()).await.0, 404);
     assert_eq!(drain(&server, "nonsense").await.0, 422);
 }
 
@@ -185,7 +188,7 @@ async fn a_worker_drained_before_it_has_its_job_gives_it_back() {
     spec.retry.infrastructure = 0;
     let id = server.submit(&spec).await;
     let first = server.next_worker().await;
-    let (status, shown) = drain(&server, &first.worker.to_string()).await;
+    let (status, shown) = drain(&server, first.worker).await;
     assert_eq!((status, &shown["reason"]), (200, &json!("drained")), "{shown}");
     assert_leaving(&shown);
     let second = run_through(&mut server, 0).await;
